@@ -1,0 +1,198 @@
+// Package lease keeps the ISP's registry of subscribers and their leases with
+// history, and decides which address a client gets.
+//
+// [Store] is what a database must do; pebblestore is the embedded one.
+// [Allocator] is the policy on top of it. Neither ever sees an EID: a subscriber
+// is a lookup key, a number and an NID.
+package lease
+
+import (
+	"errors"
+	"net/netip"
+	"time"
+
+	"brightgid/idcodec"
+)
+
+// State tells what became of a lease. An active lease whose valid lifetime has
+// passed is over without a change of state.
+type State uint8
+
+const (
+	Active   State = 1
+	Released State = 2 // given back by the client
+	Declined State = 3 // in use by somebody else on the link, said the client
+)
+
+// String returns the state's name.
+func (s State) String() string {
+	switch s {
+	case Active:
+		return "active"
+	case Released:
+		return "released"
+	case Declined:
+		return "declined"
+	}
+	return "unknown"
+}
+
+// MaxDUIDLen is the length in bytes of the longest DUID (RFC 9915 §11.1: a type
+// of 2 bytes and at most 128 more).
+const MaxDUIDLen = 130
+
+// MaxLinkLayerLen is the length in bytes of the longest link-layer address that
+// is kept.
+const MaxLinkLayerLen = 16
+
+// Client is an identity association of a client: whom DHCPv6 leases to.
+type Client struct {
+	DUID []byte
+	IAID uint32
+}
+
+// Anchor is where a lease may be used from, as far as the server knows.
+type Anchor struct {
+	LinkLayer []byte     // from RFC 6939's option or the DUID; may be empty
+	Relay     netip.Addr // the relay that spoke for the client; zero for none
+}
+
+// Lease is one interval in which a client held an address. Times are whole
+// seconds.
+type Lease struct {
+	Addr       netip.Addr
+	Subscriber uint64
+	Slot       uint16
+	Epoch      uint32
+	State      State
+	Client     Client
+	Anchor     Anchor
+
+	Born           time.Time // when the address was first leased; its age counts from here
+	Start          time.Time // when this interval began
+	Updated        time.Time // the client's last transaction (RFC 5007 §4.1.2.3)
+	PreferredUntil time.Time
+	ValidUntil     time.Time // when the interval ends, or ended
+}
+
+// Live reports whether the lease holds at t.
+func (l *Lease) Live(t time.Time) bool {
+	return l.State == Active && t.Before(l.ValidUntil)
+}
+
+// Overlaps reports whether the lease held at some time from from to until, both
+// included.
+func (l *Lease) Overlaps(from, until time.Time) bool {
+	return l.State != Declined && !l.Start.After(until) && l.ValidUntil.After(from)
+}
+
+var (
+	// ErrNotFound says that a store has no such record.
+	ErrNotFound = errors.New("not found")
+
+	// ErrFull says that a registry has handed out every subscriber number.
+	ErrFull = errors.New("the registry is full: no subscriber number is left")
+)
+
+// Subscriber is a registry entry.
+type Subscriber struct {
+	Number     uint64
+	NID        idcodec.NID
+	Registered time.Time
+}
+
+// Store is a database of subscribers and leases.
+//
+// A write is visible to reads as soon as the call returns, and durable when a
+// [Barrier] taken after it has been waited for. Reads may run beside anything;
+// writes come from one goroutine at a time, which is the caller's to arrange.
+type Store interface {
+	// Lookup returns the subscriber number of a lookup key, or ErrNotFound.
+	Lookup(key idcodec.LookupKey) (uint64, error)
+
+	// Register files a new subscriber under the next number.
+	Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (uint64, error)
+
+	// Subscriber returns an entry of the registry, or ErrNotFound.
+	Subscriber(number uint64) (Subscriber, error)
+
+	// Subscribers returns how many numbers were handed out; it is the
+	// registry's end.
+	Subscribers() uint64
+
+	// Lease returns the newest lease of an address, or ErrNotFound.
+	Lease(addr netip.Addr) (Lease, error)
+
+	// History appends all leases of an address to dst, the newest first.
+	History(dst []Lease, addr netip.Addr) ([]Lease, error)
+
+	// ByClient appends the addresses that are filed under a client.
+	ByClient(dst []netip.Addr, c Client) ([]netip.Addr, error)
+
+	// BySubscriber appends the addresses that are filed under a subscriber.
+	BySubscriber(dst []netip.Addr, number uint64) ([]netip.Addr, error)
+
+	// Slot returns where the search for a free slot begins.
+	Slot(subscriber uint64, p idcodec.Prefix, epoch uint32) (uint16, error)
+
+	// Apply makes the changes of an update, all or none.
+	Apply(u *Update) error
+
+	// Ended returns up to limit leases, history included, that ended before
+	// a time. after, the last answer of the call before, is where to go on;
+	// next is nil at the end.
+	Ended(before time.Time, after []byte, limit int) (ended []Lease, next []byte, err error)
+
+	// Each calls f with the newest lease of every address in order, until f
+	// returns an error, which it returns. The lease is f's to keep.
+	Each(f func(Lease) error) error
+
+	// Barrier stands for everything that was written before it.
+	Barrier() Barrier
+
+	Close() error
+}
+
+// Barrier is a point in a store's stream of writes.
+type Barrier interface {
+	// Wait returns when all writes before the barrier are on disk.
+	Wait() error
+}
+
+// Update is a set of changes to leases. The zero Update changes nothing; Reset
+// makes it that again.
+type Update struct {
+	Put     []Lease        // the newest lease of its address
+	Archive []Lease        // a lease that ended and that another follows
+	Delete  []Lease        // a lease to forget; its Addr and Start name it
+	Clients []ClientList   // which addresses are filed under a client
+	Lists   []AddressList  // which addresses are filed under a subscriber
+	Slots   []SlotPosition // where to look for a free slot
+}
+
+// ClientList files addresses under a client; none removes the entry.
+type ClientList struct {
+	Client Client
+	Addrs  []netip.Addr
+}
+
+// AddressList files addresses under a subscriber; none removes the entry.
+type AddressList struct {
+	Subscriber uint64
+	Addrs      []netip.Addr
+}
+
+// SlotPosition is where the search for a subscriber's next free slot in a prefix
+// and epoch begins.
+type SlotPosition struct {
+	Subscriber uint64
+	Prefix     idcodec.Prefix
+	Epoch      uint32
+	Slot       uint16
+}
+
+// Reset empties u and keeps its memory.
+func (u *Update) Reset() {
+	u.Put, u.Archive, u.Delete = u.Put[:0], u.Archive[:0], u.Delete[:0]
+	u.Clients, u.Lists, u.Slots = u.Clients[:0], u.Lists[:0], u.Slots[:0]
+}

@@ -1,0 +1,224 @@
+// Package leasetest is the suite that every lease.Store passes.
+package leasetest
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"brightgid/idcodec"
+	"brightgid/lease"
+)
+
+// Reopener closes a store and opens it again.
+type Reopener func(t *testing.T, s lease.Store) lease.Store
+
+var compareAddr = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+
+// Lease returns a lease with every field set, for the n-th address.
+func Lease(n int, start time.Time) lease.Lease {
+	return lease.Lease{
+		Addr:       netip.AddrFrom16([16]byte{0: 0x20, 1: 1, 2: 0xd, 3: 0xb8, 14: byte(n >> 8), 15: byte(n)}),
+		Subscriber: uint64(n), Slot: 5, Epoch: 20266, State: lease.Active,
+		Client:         lease.Client{DUID: []byte{0, 3, 0, 1, 2, 0, 0, 0, byte(n >> 8), byte(n)}, IAID: uint32(n)},
+		Anchor:         lease.Anchor{LinkLayer: []byte{2, 0, 0, 0, 0, byte(n)}, Relay: netip.MustParseAddr("fe80::1")},
+		Born:           start,
+		Start:          start,
+		Updated:        start,
+		PreferredUntil: start.Add(time.Hour),
+		ValidUntil:     start.Add(2 * time.Hour),
+	}
+}
+
+// Run tests the stores that open makes. reopen must keep what was durable.
+func Run(t *testing.T, open func(t *testing.T) lease.Store, reopen Reopener) {
+	t0 := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+	t.Run("subscribers are numbered in order and survive", func(t *testing.T) {
+		s := open(t)
+		for i := range uint64(100) {
+			n, err := s.Register(idcodec.LookupKey{byte(i), 1}, idcodec.NID{byte(i), 9}, t0)
+			if err != nil || n != i {
+				t.Fatalf("Register number %d: %d, %v", i, n, err)
+			}
+		}
+		if _, err := s.Lookup(idcodec.LookupKey{200}); !errors.Is(err, lease.ErrNotFound) {
+			t.Errorf("Lookup of a stranger: %v, want ErrNotFound", err)
+		}
+		check := func(s lease.Store) {
+			t.Helper()
+			if s.Subscribers() != 100 {
+				t.Errorf("Subscribers = %d, want 100", s.Subscribers())
+			}
+			for i := range uint64(100) {
+				n, err := s.Lookup(idcodec.LookupKey{byte(i), 1})
+				if err != nil || n != i {
+					t.Errorf("Lookup(%d) = %d, %v", i, n, err)
+				}
+				sub, err := s.Subscriber(i)
+				want := lease.Subscriber{Number: i, NID: idcodec.NID{byte(i), 9}, Registered: t0}
+				if diff := cmp.Diff(want, sub); err != nil || diff != "" {
+					t.Errorf("Subscriber(%d): %v\n%s", i, err, diff)
+				}
+			}
+			if _, err := s.Subscriber(100); !errors.Is(err, lease.ErrNotFound) {
+				t.Errorf("Subscriber beyond the end: %v, want ErrNotFound", err)
+			}
+		}
+		check(s)
+		if err := s.Barrier().Wait(); err != nil {
+			t.Fatal(err)
+		}
+		check(reopen(t, s))
+	})
+
+	t.Run("leases, lists and slots read back and survive", func(t *testing.T) {
+		s := open(t)
+		a, b := Lease(1, t0), Lease(2, t0)
+		b.Anchor = lease.Anchor{}
+		prefix := idcodec.PrefixOf(a.Addr)
+		u := lease.Update{
+			Put:     []lease.Lease{a, b},
+			Clients: []lease.ClientList{{Client: a.Client, Addrs: []netip.Addr{a.Addr, b.Addr}}},
+			Lists:   []lease.AddressList{{Subscriber: 1, Addrs: []netip.Addr{b.Addr}}},
+			Slots:   []lease.SlotPosition{{Subscriber: 1, Prefix: prefix, Epoch: 20266, Slot: 6}},
+		}
+		if err := s.Apply(&u); err != nil {
+			t.Fatal(err)
+		}
+		check := func(s lease.Store) {
+			t.Helper()
+			for _, want := range []lease.Lease{a, b} {
+				got, err := s.Lease(want.Addr)
+				if diff := cmp.Diff(normal(want), normal(got), compareAddr); err != nil || diff != "" {
+					t.Errorf("Lease(%s): %v\n%s", want.Addr, err, diff)
+				}
+			}
+			if got, err := s.ByClient(nil, a.Client); err != nil || !cmp.Equal(got, []netip.Addr{a.Addr, b.Addr}, compareAddr) {
+				t.Errorf("ByClient = %v, %v", got, err)
+			}
+			if got, err := s.ByClient(nil, b.Client); err != nil || len(got) != 0 {
+				t.Errorf("ByClient of a stranger = %v, %v", got, err)
+			}
+			if got, err := s.BySubscriber(nil, 1); err != nil || !cmp.Equal(got, []netip.Addr{b.Addr}, compareAddr) {
+				t.Errorf("BySubscriber = %v, %v", got, err)
+			}
+			if got, err := s.Slot(1, prefix, 20266); err != nil || got != 6 {
+				t.Errorf("Slot = %d, %v, want 6", got, err)
+			}
+			if got, err := s.Slot(1, prefix, 20267); err != nil || got != 0 {
+				t.Errorf("Slot in the next epoch = %d, %v, want 0", got, err)
+			}
+			if _, err := s.Lease(Lease(3, t0).Addr); !errors.Is(err, lease.ErrNotFound) {
+				t.Errorf("Lease of a stranger: %v, want ErrNotFound", err)
+			}
+		}
+		check(s)
+		if err := s.Barrier().Wait(); err != nil {
+			t.Fatal(err)
+		}
+		s = reopen(t, s)
+		check(s)
+		u.Reset()
+		u.Clients = []lease.ClientList{{Client: a.Client}}
+		u.Lists = []lease.AddressList{{Subscriber: 1}}
+		if err := s.Apply(&u); err != nil {
+			t.Fatal(err)
+		}
+		x, err1 := s.ByClient(nil, a.Client)
+		y, err2 := s.BySubscriber(nil, 1)
+		if err1 != nil || err2 != nil || len(x)+len(y) != 0 {
+			t.Errorf("emptied lists: %v, %v, %v, %v", x, err1, y, err2)
+		}
+	})
+
+	t.Run("history is newest first and forgets what ended", func(t *testing.T) {
+		s := open(t)
+		var intervals []lease.Lease
+		for i := range 4 {
+			intervals = append(intervals, Lease(7, t0.Add(time.Duration(i)*24*time.Hour)))
+		}
+		other := Lease(8, t0)
+		u := lease.Update{Put: []lease.Lease{intervals[3], other}, Archive: intervals[:3]}
+		if err := s.Apply(&u); err != nil {
+			t.Fatal(err)
+		}
+		starts := func() string {
+			t.Helper()
+			h, err := s.History(nil, intervals[0].Addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out string
+			for _, l := range h {
+				out += fmt.Sprint(l.Start.Day(), " ")
+			}
+			return out
+		}
+		if got := starts(); got != "5 4 3 2 " {
+			t.Errorf("history starts on days %s", got)
+		}
+		cutoff := t0.Add(30 * time.Hour) // two intervals and the other lease ended before
+		var after []byte
+		found := 0
+		for {
+			ended, next, err := s.Ended(cutoff, after, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found += len(ended)
+			if err := s.Apply(&lease.Update{Delete: ended}); err != nil {
+				t.Fatal(err)
+			}
+			if after = next; after == nil {
+				break
+			}
+		}
+		if got := starts(); found != 3 || got != "5 4 " {
+			t.Errorf("%d ended, history then starts on days %s; want 3 and 5 4", found, got)
+		}
+		if _, err := s.Lease(other.Addr); !errors.Is(err, lease.ErrNotFound) {
+			t.Errorf("a forgotten lease: %v, want ErrNotFound", err)
+		}
+	})
+
+	t.Run("Each visits the newest lease of each address in order", func(t *testing.T) {
+		s := open(t)
+		u := lease.Update{}
+		for i := 20; i > 0; i-- {
+			u.Put = append(u.Put, Lease(i, t0))
+		}
+		u.Archive = []lease.Lease{Lease(3, t0.Add(-48*time.Hour))}
+		if err := s.Apply(&u); err != nil {
+			t.Fatal(err)
+		}
+		var last netip.Addr
+		n := 0
+		if err := s.Each(func(l lease.Lease) error {
+			if last.IsValid() && !last.Less(l.Addr) {
+				t.Errorf("%s comes after %s", l.Addr, last)
+			}
+			last = l.Addr
+			n++
+			return nil
+		}); err != nil || n != 20 {
+			t.Errorf("%d leases, %v; want 20", n, err)
+		}
+		stop := errors.New("stop")
+		if err := s.Each(func(lease.Lease) error { return stop }); !errors.Is(err, stop) {
+			t.Errorf("Each returned %v, not its function's error", err)
+		}
+	})
+}
+
+// normal makes empty and absent strings one.
+func normal(l lease.Lease) lease.Lease {
+	if len(l.Anchor.LinkLayer) == 0 {
+		l.Anchor.LinkLayer = nil
+	}
+	return l
+}

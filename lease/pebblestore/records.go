@@ -1,0 +1,134 @@
+package pebblestore
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"time"
+
+	"brightgid/idcodec"
+	"brightgid/lease"
+)
+
+// formatVersion is stored under keyFormat.
+const formatVersion = 1
+
+var keyFormat = []byte("Fformat")
+
+// The first byte of a key tells what it is. All numbers are big-endian.
+const (
+	tagClient     = 'C' // DUID ‖ IAID(4) → addresses, 16 bytes each
+	tagLookup     = 'K' // lookup key(32) → subscriber(8)
+	tagLease      = 'L' // address(16) → newest lease
+	tagHistory    = 'M' // address(16) ‖ start(8) → ended lease; follows tagLease
+	tagSubscriber = 'N' // subscriber(8) → registered(8) ‖ NID
+	tagSlot       = 'S' // subscriber(8) ‖ prefix(8) → epoch(4) ‖ slot(2)
+	tagList       = 'U' // subscriber(8) → addresses, 16 bytes each
+)
+
+var errCorrupt = errors.New("a record is damaged")
+
+func lookupKey(b []byte, k idcodec.LookupKey) []byte {
+	return append(append(b, tagLookup), k[:]...)
+}
+
+func subscriberKey(b []byte, n uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(b, tagSubscriber), n)
+}
+
+func listKey(b []byte, n uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(b, tagList), n)
+}
+
+func slotKey(b []byte, n uint64, p idcodec.Prefix) []byte {
+	return append(binary.BigEndian.AppendUint64(append(b, tagSlot), n), p[:]...)
+}
+
+func leaseKey(b []byte, a netip.Addr) []byte {
+	raw := a.As16()
+	return append(append(b, tagLease), raw[:]...)
+}
+
+func historyPrefix(b []byte, a netip.Addr) []byte {
+	raw := a.As16()
+	return append(append(b, tagHistory), raw[:]...)
+}
+
+func historyKey(b []byte, l *lease.Lease) []byte {
+	return binary.BigEndian.AppendUint64(historyPrefix(b, l.Addr), uint64(l.Start.Unix()))
+}
+
+func addrOfKey(k []byte) netip.Addr { return netip.AddrFrom16([16]byte(k[1:17])) }
+
+func clientKey(b []byte, c lease.Client) []byte {
+	return binary.BigEndian.AppendUint32(append(append(b, tagClient), c.DUID...), c.IAID)
+}
+
+func seconds(n uint64) time.Time { return time.Unix(int64(n), 0).UTC() }
+
+// A lease is fixed fields and three strings that a length byte leads:
+//
+//	version(1) state(1) slot(2) epoch(4) subscriber(8) born(8) start(8)
+//	updated(8) preferred until(8) valid until(8) IAID(4) DUID link-layer relay
+const (
+	leaseVersion  = 1
+	leaseFixedLen = 1 + 1 + 2 + 4 + 8 + 5*8 + 4
+)
+
+func appendLease(b []byte, l *lease.Lease) []byte {
+	b = append(b, leaseVersion, byte(l.State))
+	b = binary.BigEndian.AppendUint16(b, l.Slot)
+	b = binary.BigEndian.AppendUint32(b, l.Epoch)
+	b = binary.BigEndian.AppendUint64(b, l.Subscriber)
+	for _, t := range [...]time.Time{l.Born, l.Start, l.Updated, l.PreferredUntil, l.ValidUntil} {
+		b = binary.BigEndian.AppendUint64(b, uint64(t.Unix()))
+	}
+	b = binary.BigEndian.AppendUint32(b, l.Client.IAID)
+	b = append(append(b, byte(len(l.Client.DUID))), l.Client.DUID...)
+	b = append(append(b, byte(len(l.Anchor.LinkLayer))), l.Anchor.LinkLayer...)
+	if !l.Anchor.Relay.IsValid() {
+		return append(b, 0)
+	}
+	relay := l.Anchor.Relay.As16()
+	return append(append(b, 16), relay[:]...)
+}
+
+func parseLease(addr netip.Addr, b []byte) (lease.Lease, error) {
+	if len(b) < leaseFixedLen || b[0] != leaseVersion {
+		return lease.Lease{}, errCorrupt
+	}
+	u64 := binary.BigEndian.Uint64
+	l := lease.Lease{
+		Addr:           addr,
+		State:          lease.State(b[1]),
+		Slot:           binary.BigEndian.Uint16(b[2:]),
+		Epoch:          binary.BigEndian.Uint32(b[4:]),
+		Subscriber:     u64(b[8:]),
+		Born:           seconds(u64(b[16:])),
+		Start:          seconds(u64(b[24:])),
+		Updated:        seconds(u64(b[32:])),
+		PreferredUntil: seconds(u64(b[40:])),
+		ValidUntil:     seconds(u64(b[48:])),
+	}
+	l.Client.IAID = binary.BigEndian.Uint32(b[56:])
+	rest := append([]byte(nil), b[leaseFixedLen:]...)
+	field := func() (f []byte, ok bool) {
+		if len(rest) < 1 || len(rest) < 1+int(rest[0]) {
+			return nil, false
+		}
+		f, rest = rest[1:1+rest[0]], rest[1+rest[0]:]
+		return f, true
+	}
+	var ok1, ok2, ok3 bool
+	var relay []byte
+	l.Client.DUID, ok1 = field()
+	l.Anchor.LinkLayer, ok2 = field()
+	relay, ok3 = field()
+	if !ok1 || !ok2 || !ok3 || len(rest) != 0 || len(relay) != 0 && len(relay) != 16 {
+		return lease.Lease{}, errCorrupt
+	}
+	if len(relay) == 16 {
+		l.Anchor.Relay = netip.AddrFrom16([16]byte(relay))
+	}
+	return l, nil
+}

@@ -1,0 +1,482 @@
+// Package pebblestore keeps the registry and the leases in a Pebble database in
+// a directory of its own: the embedded default, for one server.
+//
+// Writes go to Pebble's log without waiting and are visible at once. A barrier
+// is one synced write, which makes all before it durable, so that any number of
+// leases share one sync and nobody holds a lock across the disk.
+package pebblestore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"brightgid/idcodec"
+	"brightgid/lease"
+)
+
+// Options are what Open may be told.
+type Options struct {
+	Log *slog.Logger
+
+	// Reserve is how many bytes must be free before the store goes on after
+	// the disk was full. 0 means DefaultReserve.
+	Reserve uint64
+
+	// ReadOnly opens the database for reading. It must not be open elsewhere.
+	ReadOnly bool
+}
+
+// DefaultReserve leaves room for what Pebble writes in the background.
+const DefaultReserve = 64 << 20
+
+// Store is a lease.Store on disk.
+type Store struct {
+	db  *pebble.DB
+	log *slog.Logger
+
+	next   atomic.Uint64 // the next subscriber number
+	batch  *pebble.Batch // of Apply and Register, which do not overlap
+	value  []byte
+	dirty  bool
+	mu     sync.Mutex // guards last and dirty
+	last   *barrier
+	full   atomic.Bool
+	closed chan struct{}
+}
+
+var _ lease.Store = (*Store)(nil)
+
+// Open opens the database in a directory, which it makes if there is none.
+func Open(dir string, o Options) (*Store, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Reserve == 0 {
+		o.Reserve = DefaultReserve
+	}
+	if !o.ReadOnly {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("lease database: %w", err)
+		}
+	}
+	s := &Store{log: o.Log, closed: make(chan struct{})}
+	opts := &pebble.Options{
+		FS:                 vfs.OnDiskFull(vfs.Default, func() { s.waitForSpace(dir, o.Reserve) }),
+		Logger:             logger{o.Log},
+		ReadOnly:           o.ReadOnly,
+		ErrorIfNotExists:   o.ReadOnly,
+		FormatMajorVersion: pebble.FormatNewest,
+		MemTableSize:       32 << 20,
+	}
+	cache := pebble.NewCache(64 << 20)
+	defer cache.Unref()
+	opts.Cache = cache
+	for i := range opts.Levels {
+		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	db, err := pebble.Open(dir, opts)
+	if err != nil {
+		return nil, fmt.Errorf("lease database %s: %w", dir, err)
+	}
+	s.db = db
+	if err := s.start(o.ReadOnly); err != nil {
+		return nil, errors.Join(fmt.Errorf("lease database %s: %w", dir, err), db.Close())
+	}
+	return s, nil
+}
+
+// start checks the format and finds the registry's end.
+func (s *Store) start(readOnly bool) error {
+	version, err := s.get(keyFormat)
+	switch {
+	case errors.Is(err, lease.ErrNotFound) && !readOnly:
+		if err := s.db.Set(keyFormat, []byte{formatVersion}, pebble.Sync); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	case len(version) != 1 || version[0] != formatVersion:
+		return fmt.Errorf("format %x: this program reads format %d", version, formatVersion)
+	}
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{tagSubscriber}, UpperBound: []byte{tagSubscriber + 1}})
+	if err != nil {
+		return err
+	}
+	if it.Last() {
+		s.next.Store(binary.BigEndian.Uint64(it.Key()[1:]) + 1)
+	}
+	if err := it.Close(); err != nil {
+		return err
+	}
+	s.batch = s.db.NewBatch()
+	return nil
+}
+
+// waitForSpace runs while the disk is full and all writes stand still, so that
+// no reply is sent and nothing that was acknowledged is lost.
+func (s *Store) waitForSpace(dir string, reserve uint64) {
+	s.full.Store(true)
+	defer s.full.Store(false)
+	s.log.Error("disk full: no lease can be stored, so no client is answered; free some space",
+		"directory", dir, "bytes_needed", reserve)
+	for tick := 0; ; tick++ {
+		select {
+		case <-s.closed:
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+		usage, err := vfs.Default.GetDiskUsage(dir)
+		if err == nil && usage.AvailBytes >= reserve {
+			s.log.Warn("disk space is back: leases are stored again", "directory", dir)
+			return
+		}
+		if tick%600 == 599 {
+			s.log.Error("disk still full", "directory", dir, "bytes_free", usage.AvailBytes)
+		}
+	}
+}
+
+// Full reports whether the store waits for disk space.
+func (s *Store) Full() bool { return s.full.Load() }
+
+func (s *Store) get(key []byte) ([]byte, error) {
+	v, closer, err := s.db.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, lease.ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer closer.Close()
+	return append([]byte(nil), v...), nil
+}
+
+// view calls f with the value of a key, which is valid only in f.
+func (s *Store) view(key []byte, f func([]byte) error) error {
+	v, closer, err := s.db.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return lease.ErrNotFound
+	}
+	if err != nil {
+		return err
+	}
+	defer closer.Close()
+	return f(v)
+}
+
+// Lookup implements lease.Store.
+func (s *Store) Lookup(key idcodec.LookupKey) (n uint64, err error) {
+	var buf [1 + len(key)]byte
+	err = s.view(lookupKey(buf[:0], key), func(v []byte) error {
+		if len(v) != 8 {
+			return errCorrupt
+		}
+		n = binary.BigEndian.Uint64(v)
+		return nil
+	})
+	return n, err
+}
+
+// Register implements lease.Store.
+func (s *Store) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (uint64, error) {
+	n := s.next.Load()
+	if n > idcodec.MaxSubscriber {
+		return 0, lease.ErrFull
+	}
+	s.batch.Reset()
+	s.batch.Set(lookupKey(nil, key), binary.BigEndian.AppendUint64(nil, n), nil)
+	s.batch.Set(subscriberKey(nil, n), append(binary.BigEndian.AppendUint64(nil, uint64(at.Unix())), nid...), nil)
+	if err := s.write(); err != nil {
+		return 0, err
+	}
+	s.next.Store(n + 1)
+	return n, nil
+}
+
+// Subscriber implements lease.Store.
+func (s *Store) Subscriber(n uint64) (lease.Subscriber, error) {
+	v, err := s.get(subscriberKey(nil, n))
+	if err != nil {
+		return lease.Subscriber{}, err
+	}
+	if len(v) < 8 {
+		return lease.Subscriber{}, errCorrupt
+	}
+	return lease.Subscriber{
+		Number:     n,
+		Registered: seconds(binary.BigEndian.Uint64(v)),
+		NID:        idcodec.NID(v[8:]),
+	}, nil
+}
+
+// Subscribers implements lease.Store.
+func (s *Store) Subscribers() uint64 { return s.next.Load() }
+
+// Lease implements lease.Store.
+func (s *Store) Lease(addr netip.Addr) (l lease.Lease, err error) {
+	var buf [17]byte
+	err = s.view(leaseKey(buf[:0], addr), func(v []byte) error {
+		l, err = parseLease(addr, v)
+		return err
+	})
+	return l, err
+}
+
+// History implements lease.Store.
+func (s *Store) History(dst []lease.Lease, addr netip.Addr) ([]lease.Lease, error) {
+	switch l, err := s.Lease(addr); {
+	case err == nil:
+		dst = append(dst, l)
+	case !errors.Is(err, lease.ErrNotFound):
+		return dst, err
+	}
+	lower := historyPrefix(nil, addr)
+	upper := binary.BigEndian.AppendUint64(historyPrefix(nil, addr), 1<<64-1)
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return dst, err
+	}
+	defer it.Close()
+	for ok := it.Last(); ok; ok = it.Prev() {
+		l, err := parseLease(addr, it.Value())
+		if err != nil {
+			return dst, err
+		}
+		dst = append(dst, l)
+	}
+	return dst, it.Error()
+}
+
+// ByClient implements lease.Store.
+func (s *Store) ByClient(dst []netip.Addr, c lease.Client) ([]netip.Addr, error) {
+	var buf [1 + lease.MaxDUIDLen + 4]byte
+	return s.addrs(dst, clientKey(buf[:0], c))
+}
+
+// BySubscriber implements lease.Store.
+func (s *Store) BySubscriber(dst []netip.Addr, n uint64) ([]netip.Addr, error) {
+	var buf [9]byte
+	return s.addrs(dst, listKey(buf[:0], n))
+}
+
+func (s *Store) addrs(dst []netip.Addr, key []byte) ([]netip.Addr, error) {
+	err := s.view(key, func(v []byte) error {
+		if len(v)%16 != 0 {
+			return errCorrupt
+		}
+		for ; len(v) > 0; v = v[16:] {
+			dst = append(dst, netip.AddrFrom16([16]byte(v)))
+		}
+		return nil
+	})
+	if errors.Is(err, lease.ErrNotFound) {
+		err = nil
+	}
+	return dst, err
+}
+
+// Slot implements lease.Store.
+func (s *Store) Slot(n uint64, p idcodec.Prefix, epoch uint32) (slot uint16, err error) {
+	var buf [17]byte
+	err = s.view(slotKey(buf[:0], n, p), func(v []byte) error {
+		if len(v) != 6 {
+			return errCorrupt
+		}
+		if binary.BigEndian.Uint32(v) == epoch {
+			slot = binary.BigEndian.Uint16(v[4:])
+		}
+		return nil
+	})
+	if errors.Is(err, lease.ErrNotFound) {
+		err = nil
+	}
+	return slot, err
+}
+
+// Apply implements lease.Store.
+func (s *Store) Apply(u *lease.Update) error {
+	s.batch.Reset()
+	var kbuf [1 + lease.MaxDUIDLen + 4]byte
+	for i := range u.Archive {
+		l := &u.Archive[i]
+		s.batch.Set(historyKey(kbuf[:0], l), s.encode(l), nil)
+	}
+	for i := range u.Put {
+		l := &u.Put[i]
+		s.batch.Set(leaseKey(kbuf[:0], l.Addr), s.encode(l), nil)
+	}
+	for i := range u.Delete {
+		l := &u.Delete[i]
+		switch newest, err := s.Lease(l.Addr); {
+		case err == nil && newest.Start.Equal(l.Start):
+			s.batch.Delete(leaseKey(kbuf[:0], l.Addr), nil)
+		case err != nil && !errors.Is(err, lease.ErrNotFound):
+			return err
+		}
+		s.batch.Delete(historyKey(kbuf[:0], l), nil)
+	}
+	for i := range u.Clients {
+		s.setAddrs(clientKey(kbuf[:0], u.Clients[i].Client), u.Clients[i].Addrs)
+	}
+	for i := range u.Lists {
+		s.setAddrs(listKey(kbuf[:0], u.Lists[i].Subscriber), u.Lists[i].Addrs)
+	}
+	for _, p := range u.Slots {
+		s.value = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint32(s.value[:0], p.Epoch), p.Slot)
+		s.batch.Set(slotKey(kbuf[:0], p.Subscriber, p.Prefix), s.value, nil)
+	}
+	if s.batch.Empty() {
+		return nil
+	}
+	return s.write()
+}
+
+func (s *Store) encode(l *lease.Lease) []byte {
+	s.value = appendLease(s.value[:0], l)
+	return s.value
+}
+
+func (s *Store) setAddrs(key []byte, addrs []netip.Addr) {
+	if len(addrs) == 0 {
+		s.batch.Delete(key, nil)
+		return
+	}
+	s.value = s.value[:0]
+	for _, a := range addrs {
+		b := a.As16()
+		s.value = append(s.value, b[:]...)
+	}
+	s.batch.Set(key, s.value, nil)
+}
+
+func (s *Store) write() error {
+	if err := s.db.Apply(s.batch, pebble.NoSync); err != nil {
+		return fmt.Errorf("lease database: %w", err)
+	}
+	s.mu.Lock()
+	s.dirty = true
+	s.mu.Unlock()
+	return nil
+}
+
+// Ended implements lease.Store.
+func (s *Store) Ended(before time.Time, after []byte, limit int) ([]lease.Lease, []byte, error) {
+	lower := []byte{tagLease}
+	if after != nil {
+		lower = append(append([]byte(nil), after...), 0)
+	}
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: []byte{tagHistory + 1}})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer it.Close()
+	var ended []lease.Lease
+	for ok := it.First(); ok; ok = it.Next() {
+		l, err := parseLease(addrOfKey(it.Key()), it.Value())
+		if err != nil {
+			return nil, nil, err
+		}
+		if !l.ValidUntil.Before(before) {
+			continue
+		}
+		ended = append(ended, l)
+		if len(ended) == limit {
+			return ended, append([]byte(nil), it.Key()...), it.Error()
+		}
+	}
+	return ended, nil, it.Error()
+}
+
+// Each implements lease.Store.
+func (s *Store) Each(f func(lease.Lease) error) error {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{tagLease}, UpperBound: []byte{tagLease + 1}})
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		l, err := parseLease(addrOfKey(it.Key()), it.Value())
+		if err != nil {
+			return err
+		}
+		if err := f(l); err != nil {
+			return err
+		}
+	}
+	return it.Error()
+}
+
+// barrier is one synced write.
+type barrier struct {
+	once  sync.Once
+	batch *pebble.Batch
+	err   error
+}
+
+// Barrier implements lease.Store. When nothing was written since the last
+// barrier it returns that one.
+func (s *Store) Barrier() lease.Barrier {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.dirty {
+		if s.last == nil {
+			return done{}
+		}
+		return s.last
+	}
+	b := &barrier{batch: s.db.NewBatch()}
+	b.batch.LogData([]byte{0}, nil)
+	if err := s.db.ApplyNoSyncWait(b.batch, pebble.Sync); err != nil {
+		b.once.Do(func() { b.err = err })
+		return b
+	}
+	s.dirty = false
+	s.last = b
+	return b
+}
+
+// Wait implements lease.Barrier.
+func (b *barrier) Wait() error {
+	b.once.Do(func() {
+		b.err = errors.Join(b.batch.SyncWait(), b.batch.Close())
+		b.batch = nil
+	})
+	return b.err
+}
+
+type done struct{}
+
+func (done) Wait() error { return nil }
+
+// Close makes everything durable and closes the database.
+func (s *Store) Close() error {
+	err := s.Barrier().Wait()
+	close(s.closed)
+	return errors.Join(err, s.batch.Close(), s.db.Close())
+}
+
+// logger gives Pebble's messages to slog. Pebble calls Fatalf when it can no
+// longer keep its promise to have stored something; nothing is right but to end
+// the process, since an answer after that could be one that is not on disk.
+type logger struct{ log *slog.Logger }
+
+func (l logger) Infof(format string, args ...any) { l.log.Debug("pebble: " + fmt.Sprintf(format, args...)) }
+func (l logger) Errorf(format string, args ...any) {
+	l.log.Error("pebble: " + fmt.Sprintf(format, args...))
+}
+func (l logger) Fatalf(format string, args ...any) {
+	l.log.Error("lease database failed; ending so that no lease is acknowledged that is not stored",
+		"error", fmt.Sprintf(format, args...))
+	os.Exit(1)
+}

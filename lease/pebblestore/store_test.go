@@ -1,0 +1,327 @@
+package pebblestore
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"brightgid/idcodec"
+	"brightgid/lease"
+	"brightgid/lease/leasetest"
+)
+
+func TestConformance(t *testing.T) {
+	dirs := make(map[lease.Store]string)
+	open := func(t *testing.T, dir string) lease.Store {
+		s, err := Open(dir, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dirs[s] = dir
+		t.Cleanup(func() {
+			if _, ok := dirs[s]; ok {
+				s.Close()
+			}
+		})
+		return s
+	}
+	leasetest.Run(t,
+		func(t *testing.T) lease.Store { return open(t, filepath.Join(t.TempDir(), "leases")) },
+		func(t *testing.T, s lease.Store) lease.Store {
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			dir := dirs[s]
+			delete(dirs, s)
+			return open(t, dir)
+		})
+}
+
+func TestDirectoryIsForItsOwnerOnly(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "leases")
+	s, err := Open(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	info, err := os.Stat(dir)
+	if err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("mode %o, %v; want 700", info.Mode().Perm(), err)
+	}
+}
+
+func TestASecondOpenIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := Open(dir, Options{}); err == nil {
+		t.Error("two stores opened one directory")
+	}
+}
+
+func TestBarrierWithoutWritesIsTheLastOne(t *testing.T) {
+	s, err := Open(t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Apply(&lease.Update{Put: []lease.Lease{leasetest.Lease(1, time.Unix(1e9, 0))}}); err != nil {
+		t.Fatal(err)
+	}
+	a := s.Barrier()
+	if b := s.Barrier(); a != b {
+		t.Error("a barrier with nothing new is a sync of its own")
+	}
+	if err := a.Wait(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const crashDir = "PEBBLESTORE_CRASH_DIR"
+
+// TestMain runs the writer of TestKilledWriterLosesNothing when it is the child.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(crashDir); dir != "" {
+		crashWriter(dir)
+	}
+	os.Exit(m.Run())
+}
+
+// crashWriter registers subscribers and leases to them for ever, and prints a
+// number once everything up to it was waited for.
+func crashWriter(dir string) {
+	fail := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	s, err := Open(dir, Options{})
+	fail(err)
+	type ack struct {
+		upTo uint64
+		b    lease.Barrier
+	}
+	acks := make(chan ack, 4)
+	go func() {
+		for a := range acks {
+			fail(a.b.Wait())
+			fmt.Println(a.upTo)
+		}
+	}()
+	put := func(n uint64) {
+		l := crashLease(n)
+		fail(s.Apply(&lease.Update{
+			Put:     []lease.Lease{l},
+			Clients: []lease.ClientList{{Client: l.Client, Addrs: []netip.Addr{l.Addr}}},
+		}))
+	}
+	if n := s.Subscribers(); n > 0 {
+		put(n - 1) // the kill may have come after its registration and before its lease
+	}
+	for {
+		for range 16 {
+			n := s.Subscribers()
+			_, err := s.Register(crashLookup(n), idcodec.NID{1, 2, 3}, time.Unix(1e9, 0))
+			fail(err)
+			put(n)
+		}
+		acks <- ack{s.Subscribers(), s.Barrier()}
+	}
+}
+
+func crashLease(n uint64) lease.Lease {
+	l := leasetest.Lease(0, time.Unix(1e9, 0))
+	l.Subscriber = n
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[8:], n)
+	l.Addr = netip.AddrFrom16(b)
+	l.Client.IAID = uint32(n)
+	return l
+}
+
+func crashLookup(n uint64) (k idcodec.LookupKey) {
+	binary.BigEndian.PutUint64(k[:], n)
+	return k
+}
+
+// After kill -9 in the middle of writing everything that a Wait answered for is
+// there, and nothing half.
+func TestKilledWriterLosesNothing(t *testing.T) {
+	dir := t.TempDir()
+	total := uint64(0)
+	for round := range 6 {
+		child := exec.Command(os.Args[0])
+		child.Env = append(os.Environ(), crashDir+"="+dir)
+		var stderr bytes.Buffer
+		child.Stderr = &stderr
+		out, err := child.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(time.Duration(60+17*round)*time.Millisecond, func() { child.Process.Signal(syscall.SIGKILL) })
+		acked := uint64(0)
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			if acked, err = strconv.ParseUint(lines.Text(), 10, 64); err != nil {
+				t.Fatal(err)
+			}
+		}
+		child.Wait()
+		if stderr.Len() > 0 {
+			t.Fatalf("the writer failed: %s", stderr.String())
+		}
+		s, err := Open(dir, Options{})
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		if s.Subscribers() < acked {
+			t.Fatalf("round %d: %d subscribers after the kill, %d were acknowledged", round, s.Subscribers(), acked)
+		}
+		for n := range acked {
+			if got, err := s.Lookup(crashLookup(n)); err != nil || got != n {
+				t.Fatalf("round %d: subscriber %d: %d, %v", round, n, got, err)
+			}
+			l, err := s.Lease(crashLease(n).Addr)
+			if err != nil || l.Subscriber != n {
+				t.Fatalf("round %d: lease %d: %+v, %v", round, n, l, err)
+			}
+			if a, err := s.ByClient(nil, l.Client); err != nil || len(a) != 1 || a[0] != l.Addr {
+				t.Fatalf("round %d: client of lease %d: %v, %v", round, n, a, err)
+			}
+		}
+		total = acked
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if total < 100 {
+		t.Fatalf("only %d records were acknowledged; the test shows nothing", total)
+	}
+}
+
+// A full disk stops the writer, says so, and lets it go on when space returns.
+func TestFullDiskWaitsForSpace(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("this test mounts a small file system and must run as root")
+	}
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=24m,mode=700"); err != nil {
+		t.Fatalf("mounting a tmpfs: %v", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+	var log syncBuffer
+	s, err := Open(filepath.Join(dir, "leases"), Options{
+		Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn})), Reserve: 8 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(n uint64) error {
+		l := crashLease(n)
+		if err := s.Apply(&lease.Update{Put: []lease.Lease{l}}); err != nil {
+			return err
+		}
+		return s.Barrier().Wait()
+	}
+	if err := write(0); err != nil {
+		t.Fatal(err)
+	}
+	ballast := filepath.Join(dir, "ballast")
+	f, err := os.Create(ballast)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = f.Write(make([]byte, 4096))
+	}
+	f.Close()
+
+	done := make(chan error, 1)
+	n := uint64(1)
+	go func() { // the log's last page has room for some records
+		for ; n < 100000 && !s.Full(); n++ {
+			if err := write(n); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	waitFor(t, "the store to notice the full disk", s.Full)
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Fatal("a write was acknowledged while the disk was full")
+	case <-time.After(500 * time.Millisecond):
+	}
+	if got := log.String(); !strings.Contains(got, "disk full") {
+		t.Errorf("the log does not say so: %s", got)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	// The blocked write is done now; the loop ends or goes on.
+	waitFor(t, "service again", func() bool { return !s.Full() })
+	waitFor(t, "the log to say that space is back", func() bool { return strings.Contains(log.String(), "space is back") })
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(60 * time.Second):
+		t.Fatal("the blocked write never returned")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(filepath.Join(dir, "leases"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	for i := range n {
+		if _, err := again.Lease(crashLease(i).Addr); err != nil {
+			t.Fatalf("lease %d of %d that were acknowledged: %v", i, n, err)
+		}
+	}
+}
+
+func waitFor(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if f() {
+			return
+		}
+	}
+	t.Fatalf("waited in vain for %s", what)
+}
+
+func FuzzParseLease(f *testing.F) {
+	l := leasetest.Lease(1, time.Unix(1e9, 0))
+	f.Add(appendLease(nil, &l))
+	f.Add([]byte{leaseVersion})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		l, err := parseLease(netip.IPv6Loopback(), b)
+		if err == nil && !bytes.Equal(appendLease(nil, &l), b) {
+			t.Fatalf("%x is read as %+v, which is written as %x", b, l, appendLease(nil, &l))
+		}
+	})
+}
