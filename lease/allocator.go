@@ -324,9 +324,9 @@ func (a *Allocator) file(now time.Time, r *Request, known []Lease) {
 
 // Release ends the client's leases of the given addresses now. It reports
 // whether the client had any of them.
-func (a *Allocator) Release(now time.Time, c Client, addrs []netip.Addr) (bool, error) {
+func (a *Allocator) Release(now time.Time, r *Request, addrs []netip.Addr) (bool, error) {
 	now = now.Truncate(time.Second)
-	return a.end(c, addrs, func(l *Lease) {
+	return a.end(r, addrs, func(l *Lease) {
 		if l.Live(now) {
 			l.State = Released
 			l.Updated = now
@@ -338,9 +338,9 @@ func (a *Allocator) Release(now time.Time, c Client, addrs []netip.Addr) (bool, 
 
 // Decline sets the given addresses of the client aside. It reports whether the
 // client had any of them.
-func (a *Allocator) Decline(now time.Time, c Client, addrs []netip.Addr) (bool, error) {
+func (a *Allocator) Decline(now time.Time, r *Request, addrs []netip.Addr) (bool, error) {
 	now = now.Truncate(time.Second)
-	return a.end(c, addrs, func(l *Lease) {
+	return a.end(r, addrs, func(l *Lease) {
 		if l.Live(now) {
 			l.State = Declined
 			l.Updated = now
@@ -357,15 +357,15 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-func (a *Allocator) end(c Client, addrs []netip.Addr, change func(*Lease)) (bool, error) {
-	known, err := a.leases(c)
+func (a *Allocator) end(r *Request, addrs []netip.Addr, change func(*Lease)) (bool, error) {
+	known, err := a.leases(r.Client)
 	if err != nil {
 		return false, err
 	}
 	a.update.Reset()
 	had := false
 	for i := range known {
-		if slices.Contains(addrs, known[i].Addr) {
+		if known[i].Subscriber == r.Subscriber && slices.Contains(addrs, known[i].Addr) {
 			had = true
 			change(&known[i])
 			a.update.Put = append(a.update.Put, known[i])
@@ -375,20 +375,6 @@ func (a *Allocator) end(c Client, addrs []netip.Addr, change func(*Lease)) (bool
 		return false, nil
 	}
 	return true, a.store.Apply(&a.update)
-}
-
-// Has reports which of the given addresses the client holds.
-func (a *Allocator) Has(now time.Time, c Client, addr netip.Addr) (bool, error) {
-	known, err := a.leases(c)
-	if err != nil {
-		return false, err
-	}
-	for i := range known {
-		if known[i].Addr == addr && known[i].Live(now) {
-			return true, nil
-		}
-	}
-	return false, nil
 }
 
 // Forget removes up to limit leases that ended before a time, with their

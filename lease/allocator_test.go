@@ -213,7 +213,7 @@ func TestExpiredAndReleasedLeasesAreHistoryWhenTheyBeginAgain(t *testing.T) {
 	b := newBench(t, policy)
 	r := request(1, 1, 1, prefixA)
 	addr := b.one(noon, r)
-	if had, err := b.Release(noon.Add(time.Hour), r.Client, []netip.Addr{addr}); !had || err != nil {
+	if had, err := b.Release(noon.Add(time.Hour), r, []netip.Addr{addr}); !had || err != nil {
 		t.Fatalf("Release: %v, %v", had, err)
 	}
 	again := noon.Add(5 * time.Hour)
@@ -246,10 +246,10 @@ func TestADeclinedAddressIsSetAside(t *testing.T) {
 	r := request(1, 1, 1, prefixA)
 	bad := b.one(noon, r)
 	stranger := request(2, 9, 9, prefixA)
-	if had, err := b.Decline(noon, stranger.Client, []netip.Addr{bad}); had || err != nil {
+	if had, err := b.Decline(noon, stranger, []netip.Addr{bad}); had || err != nil {
 		t.Errorf("a stranger's Decline: %v, %v", had, err)
 	}
-	if had, err := b.Decline(noon, r.Client, []netip.Addr{bad}); !had || err != nil {
+	if had, err := b.Decline(noon, r, []netip.Addr{bad}); !had || err != nil {
 		t.Fatalf("Decline: %v, %v", had, err)
 	}
 	next := b.one(noon, r)
@@ -285,7 +285,7 @@ func TestSlotsComeRoundInAnEpoch(t *testing.T) {
 	held := b.one(noon, request(1, 200, 0, prefixA))
 	declined := request(1, 201, 0, prefixA)
 	bad := b.one(noon, declined)
-	if _, err := b.Decline(noon, declined.Client, []netip.Addr{bad}); err != nil {
+	if _, err := b.Decline(noon, declined, []netip.Addr{bad}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range uint32(2 * 4096) {
@@ -294,7 +294,7 @@ func TestSlotsComeRoundInAnEpoch(t *testing.T) {
 		if addr == held || addr == bad {
 			t.Fatalf("round %d: %s is held or declined", i, addr)
 		}
-		if _, err := b.Release(noon.Add(time.Duration(i)*time.Millisecond), r.Client, []netip.Addr{addr}); err != nil {
+		if _, err := b.Release(noon.Add(time.Duration(i)*time.Millisecond), r, []netip.Addr{addr}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -393,9 +393,9 @@ func TestNoAddressIsEverHeldTwice(t *testing.T) {
 			if rng.IntN(3) == 0 {
 				end = b.Decline
 			}
-			if _, err = end(at, r.Client, addrs); err == nil {
+			if _, err = end(at, r, addrs); err == nil {
 				for _, a := range addrs {
-					if holders[a].client == name {
+					if l, err := b.store.Lease(a); holders[a].client == name && err == nil && !l.Live(at) {
 						delete(holders, a)
 					}
 				}

@@ -471,7 +471,9 @@ func (s *Store) Close() error {
 // the process, since an answer after that could be one that is not on disk.
 type logger struct{ log *slog.Logger }
 
-func (l logger) Infof(format string, args ...any) { l.log.Debug("pebble: " + fmt.Sprintf(format, args...)) }
+func (l logger) Infof(format string, args ...any) {
+	l.log.Debug("pebble: " + fmt.Sprintf(format, args...))
+}
 func (l logger) Errorf(format string, args ...any) {
 	l.log.Error("pebble: " + fmt.Sprintf(format, args...))
 }

@@ -1,0 +1,475 @@
+// Package dhcpv6 is a DHCPv6 server (RFC 9915) whose addresses are GIDs.
+//
+// [Handler] is the protocol: a packet and the time go in, a packet comes out,
+// and there is no socket in it. Each message has a file of its own: solicit.go,
+// request.go, renew.go and so on. [Server] is the sockets beside it.
+package dhcpv6
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	dhcp6 "github.com/insomniacslk/dhcp/dhcpv6"
+	"github.com/insomniacslk/dhcp/iana"
+
+	"brightgid/eidauth"
+	"brightgid/idcodec"
+	"brightgid/lease"
+)
+
+// UDP ports (RFC 9915 §7.2).
+const (
+	ClientPort = 546
+	ServerPort = 547
+)
+
+// Link is a link that clients are on.
+type Link struct {
+	Name string
+
+	// Interface is the server's interface on the link; empty for a link that
+	// is reached through relays only.
+	Interface string
+
+	// Prefixes are what addresses are leased from, one from each for every
+	// identity association.
+	Prefixes []idcodec.Prefix
+
+	// RelayLinks are link-addresses of relays that stand for the link besides
+	// those within its prefixes.
+	RelayLinks []netip.Addr
+}
+
+// Config is what a Handler is told. It does not change.
+type Config struct {
+	ServerID    []byte // the server's DUID
+	Preference  uint8  // RFC 9915 §21.8; 0 is not sent
+	RapidCommit bool   // answer Rapid Commit (RFC 9915 §21.14)
+	Links       []Link
+	DNS         []netip.Addr // RFC 3646, sent when asked for
+	Search      []string     // RFC 3646, absolute domain names
+
+	// T1 and T2 are when a client renews and rebinds; zero means 0.5 and 0.8
+	// of the preferred lifetime (RFC 9915 §21.4).
+	T1, T2 time.Duration
+
+	// InfoRefresh is RFC 9915 §21.23's time; zero means it is not sent.
+	InfoRefresh time.Duration
+}
+
+// Authenticator tells who a client is; *eidauth.Chain does.
+type Authenticator interface {
+	Authenticate(c *eidauth.Client) (eidauth.Identity, error)
+}
+
+// Registrar gives an identity its subscriber number; *lease.Registrar does.
+type Registrar interface {
+	Number(now time.Time, eid idcodec.EID) (uint64, error)
+	SealedNumber(now time.Time, key idcodec.LookupKey, nid idcodec.NID) (uint64, error)
+}
+
+// Leases decides about addresses; *lease.Allocator does. What it returns is
+// valid until the next call.
+type Leases interface {
+	Offer(now time.Time, r *lease.Request) ([]lease.Grant, error)
+	Assign(now time.Time, r *lease.Request) ([]lease.Grant, error)
+	Renew(now time.Time, r *lease.Request) ([]lease.Grant, error)
+	Release(now time.Time, r *lease.Request, addrs []netip.Addr) (bool, error)
+	Decline(now time.Time, r *lease.Request, addrs []netip.Addr) (bool, error)
+}
+
+// Packet is a datagram as it came in.
+type Packet struct {
+	Data      []byte
+	Src       netip.AddrPort
+	Multicast bool   // it was sent to a multicast address
+	Interface string // where it came in
+}
+
+// Handler answers DHCPv6 messages. It is not safe for concurrent use.
+type Handler struct {
+	cfg    Config
+	search []byte // the encoded search list
+	auth   Authenticator
+	reg    Registrar
+	leases Leases
+	stats  *Stats
+	log    *slog.Logger
+
+	// What one message needs is kept from call to call.
+	msg    message
+	hops   []hop
+	relays []eidauth.Relay
+	client eidauth.Client
+}
+
+// NewHandler returns a handler. It refuses a configuration that no client could
+// be served with.
+func NewHandler(cfg Config, auth Authenticator, reg Registrar, leases Leases, stats *Stats, log *slog.Logger) (*Handler, error) {
+	if n := len(cfg.ServerID); n < 3 || n > lease.MaxDUIDLen {
+		return nil, fmt.Errorf("server DUID: %d bytes, want 3 to %d", n, lease.MaxDUIDLen)
+	}
+	seen := make(map[idcodec.Prefix]string)
+	for _, l := range cfg.Links {
+		if len(l.Prefixes) == 0 || len(l.Prefixes) > lease.MaxPrefixes {
+			return nil, fmt.Errorf("link %q: %d prefixes, want 1 to %d", l.Name, len(l.Prefixes), lease.MaxPrefixes)
+		}
+		for _, p := range l.Prefixes {
+			if other, ok := seen[p]; ok {
+				return nil, fmt.Errorf("prefix %s is on link %q and on link %q", p, other, l.Name)
+			}
+			seen[p] = l.Name
+		}
+	}
+	h := &Handler{cfg: cfg, auth: auth, reg: reg, leases: leases, stats: stats, log: log}
+	var err error
+	if h.search, err = encodeDomains(cfg.Search); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// exchange is one client's message on its way through the handler.
+type exchange struct {
+	now    time.Time
+	msg    *message
+	link   *Link
+	hops   []hop // from the outermost inwards
+	reply  builder
+	status iana.StatusCode // what kept the client from authenticating
+	text   string
+	req    lease.Request
+}
+
+// Handle answers a packet: it appends the answer to out and returns where it
+// goes, or no answer and the reason, which it has counted. Leases in the answer
+// are in the store but may not be durable yet; the caller waits for the store's
+// barrier before it sends.
+func (h *Handler) Handle(now time.Time, in *Packet, out []byte) (reply []byte, to netip.AddrPort, drop Drop) {
+	reply, to, drop = h.handle(now, in, out)
+	if drop != 0 {
+		h.stats.Dropped[drop].Add(1)
+	}
+	return reply, to, drop
+}
+
+func (h *Handler) handle(now time.Time, in *Packet, out []byte) ([]byte, netip.AddrPort, Drop) {
+	var to netip.AddrPort
+	var inner []byte
+	var err error
+	h.hops, inner, err = unwrap(h.hops[:0], in.Data, in.Src.Addr())
+	if err == nil {
+		err = h.msg.parse(inner)
+	}
+	switch {
+	case errors.Is(err, errHops):
+		return nil, to, DropHops
+	case errors.Is(err, errTooMuch):
+		return nil, to, DropTooMuch
+	case err != nil:
+		return nil, to, DropMalformed
+	}
+	m := &h.msg
+	if int(m.typ) < len(h.stats.Received) {
+		h.stats.Received[m.typ].Add(1)
+	}
+	// RFC 9915 took Server Unicast away: a client that has no relay before it
+	// speaks to the multicast address only.
+	if len(h.hops) == 0 && !in.Multicast {
+		return nil, to, DropUnicast
+	}
+	if drop := h.validate(m); drop != 0 {
+		return nil, to, drop
+	}
+	x := exchange{now: now, msg: m, hops: h.hops}
+	if x.link = h.findLink(in.Interface, h.hops); x.link == nil {
+		h.log.Debug("no link is configured for a client", "interface", in.Interface, "relay_hops", len(h.hops))
+		return nil, to, DropNoLink
+	}
+	x.reply.b = out
+	var nesting [maxHops]int
+	for i := range h.hops {
+		nesting[i] = h.hops[i].openReply(&x.reply)
+	}
+	if drop := h.dispatch(&x); drop != 0 {
+		return nil, to, drop
+	}
+	for i := len(h.hops) - 1; i >= 0; i-- {
+		x.reply.close(nesting[i])
+	}
+	if len(x.reply.b)-len(out) > maxReply {
+		return nil, to, DropTooMuch
+	}
+	return x.reply.b, h.destination(in), 0
+}
+
+// maxReply is the length in bytes of the longest UDP payload.
+const maxReply = 65535 - 8 - 40
+
+// destination returns where the answer to a packet goes (RFC 9915 §18.3.11,
+// §19.3; RFC 8357 §5.2).
+func (h *Handler) destination(in *Packet) netip.AddrPort {
+	switch {
+	case len(h.hops) == 0:
+		return netip.AddrPortFrom(in.Src.Addr(), ClientPort)
+	case h.hops[0].port:
+		return in.Src
+	}
+	return netip.AddrPortFrom(in.Src.Addr(), ServerPort)
+}
+
+// validate applies RFC 9915 §16, which says what a server must not answer.
+func (h *Handler) validate(m *message) Drop {
+	ours := m.serverID != nil && bytes.Equal(m.serverID, h.cfg.ServerID)
+	switch m.typ {
+	case dhcp6.MessageTypeSolicit, dhcp6.MessageTypeConfirm, dhcp6.MessageTypeRebind: // §16.2, §16.5, §16.7
+		if m.clientID == nil {
+			return DropNoClientID
+		}
+		if m.serverID != nil {
+			return DropServerID
+		}
+	case dhcp6.MessageTypeRequest, dhcp6.MessageTypeRenew, dhcp6.MessageTypeRelease, dhcp6.MessageTypeDecline: // §16.4, §16.6, §16.8, §16.9
+		if m.clientID == nil {
+			return DropNoClientID
+		}
+		if !ours {
+			return DropServerID
+		}
+	case dhcp6.MessageTypeInformationRequest: // §16.12
+		if m.serverID != nil && !ours {
+			return DropServerID
+		}
+		if len(m.nas)+len(m.pds) > 0 {
+			return DropUnexpectedIA
+		}
+	default: // for clients and relays (§16.3, §16.10, §16.11, §16.14), or unknown
+		return DropType
+	}
+	return 0
+}
+
+// findLink returns the client's link: by the link-address of the relay nearest
+// to the client that gives one (RFC 9915 §13.1), else by the interface.
+func (h *Handler) findLink(iface string, hops []hop) *Link {
+	for i := len(hops) - 1; i >= 0; i-- {
+		a := hops[i].link()
+		if a.IsUnspecified() {
+			continue // a lightweight relay (RFC 6221 §5.1)
+		}
+		for j := range h.cfg.Links {
+			l := &h.cfg.Links[j]
+			if slices.Contains(l.RelayLinks, a) || slices.Contains(l.Prefixes, idcodec.PrefixOf(a)) {
+				return l
+			}
+		}
+		return nil
+	}
+	for j := range h.cfg.Links {
+		if l := &h.cfg.Links[j]; l.Interface != "" && l.Interface == iface {
+			return l
+		}
+	}
+	return nil
+}
+
+func (h *Handler) dispatch(x *exchange) Drop {
+	switch x.msg.typ {
+	case dhcp6.MessageTypeSolicit:
+		return h.solicit(x)
+	case dhcp6.MessageTypeRequest:
+		return h.request(x)
+	case dhcp6.MessageTypeConfirm:
+		return h.confirm(x)
+	case dhcp6.MessageTypeRenew, dhcp6.MessageTypeRebind:
+		return h.renew(x)
+	case dhcp6.MessageTypeRelease:
+		return h.release(x)
+	case dhcp6.MessageTypeDecline:
+		return h.decline(x)
+	case dhcp6.MessageTypeInformationRequest:
+		return h.informationRequest(x)
+	}
+	return DropType
+}
+
+// begin starts the answer: its type, the transaction, and who speaks to whom
+// (RFC 9915 §18.3).
+func (h *Handler) begin(x *exchange, typ dhcp6.MessageType) {
+	h.stats.Sent[typ].Add(1)
+	x.reply.b = append(x.reply.b, byte(typ), x.msg.xid[0], x.msg.xid[1], x.msg.xid[2])
+	if x.msg.clientID != nil {
+		x.reply.option(dhcp6.OptionClientID, x.msg.clientID)
+	}
+	x.reply.option(dhcp6.OptionServerID, h.cfg.ServerID)
+}
+
+// Texts of status codes, for people who read a client's log.
+const (
+	textUnknown    = "this client is not authenticated"
+	textUntrusted  = "this relay may not speak for subscribers"
+	textTooMany    = "this subscriber holds as many addresses as it may"
+	textNoSlot     = "no address is left in this epoch"
+	textNoBinding  = "no lease of this client on this link"
+	textNotOnLink  = "an address is not appropriate for this link"
+	textOnLink     = "all addresses are appropriate for this link"
+	textNoPrefix   = "this server delegates no prefixes"
+	textReleased   = "released"
+	textDeclined   = "set aside"
+	textUnavailble = "the server cannot lease now"
+)
+
+// authenticate finds the client's subscriber number. When it returns false
+// without a reason to drop, x.status and x.text say why the client gets nothing.
+func (h *Handler) authenticate(x *exchange) (bool, Drop) {
+	h.relays = h.relays[:0]
+	for i := len(x.hops) - 1; i >= 0; i-- {
+		h.relays = append(h.relays, x.hops[i].relay)
+	}
+	h.client = eidauth.Client{DUID: x.msg.clientID, Relays: h.relays}
+	id, err := h.auth.Authenticate(&h.client)
+	switch {
+	case err == nil:
+	case errors.Is(err, eidauth.ErrPending):
+		return false, DropPending
+	case errors.Is(err, eidauth.ErrUntrustedRelay):
+		x.status, x.text = iana.StatusNoAddrsAvail, textUntrusted
+	case errors.Is(err, eidauth.ErrUnknown):
+		x.status, x.text = iana.StatusNoAddrsAvail, textUnknown
+	default:
+		h.log.Error("authentication failed", "error", err)
+		return false, DropInternal
+	}
+	if err != nil {
+		h.stats.Unauthenticated.Add(1)
+		h.log.Debug("a client gets no address", "duid", hexBytes(x.msg.clientID), "link", x.link.Name, "reason", x.text)
+		return false, 0
+	}
+	var n uint64
+	if id.Sealed != nil {
+		n, err = h.reg.SealedNumber(x.now, id.Sealed.Key, id.Sealed.NID)
+	} else {
+		n, err = h.reg.Number(x.now, id.EID)
+	}
+	if err != nil {
+		h.log.Error("the registry failed", "error", err)
+		return false, DropInternal
+	}
+	anchor := lease.Anchor{}
+	// An address that is the identity itself is not written down.
+	if ll := h.client.LinkLayer(); len(ll) <= lease.MaxLinkLayerLen && id.EID.Scheme() != "lladdr" {
+		anchor.LinkLayer = ll
+	}
+	if len(x.hops) > 0 {
+		anchor.Relay = x.hops[0].relay.Addr.WithZone("")
+	}
+	x.req = lease.Request{Subscriber: n, Anchor: anchor, Prefixes: x.link.Prefixes}
+	return true, 0
+}
+
+// hexBytes prints as hex, and only when it is logged.
+type hexBytes []byte
+
+func (b hexBytes) LogValue() slog.Value { return slog.StringValue(fmt.Sprintf("%x", []byte(b))) }
+
+// forIA returns the lease request of one of the message's IAs.
+func (x *exchange) forIA(a *ia) *lease.Request {
+	x.req.Client = lease.Client{DUID: x.msg.clientID, IAID: a.iaid}
+	return &x.req
+}
+
+// refusal tells a client why its IA gets no address. It returns false for an
+// error that is the server's own.
+func refusal(err error) (text string, ok bool) {
+	switch {
+	case errors.Is(err, lease.ErrTooMany):
+		return textTooMany, true
+	case errors.Is(err, lease.ErrNoSlot):
+		return textNoSlot, true
+	case errors.Is(err, lease.ErrFull), errors.Is(err, idcodec.ErrForgotten), errors.Is(err, idcodec.ErrFarFuture), errors.Is(err, idcodec.ErrRange):
+		return textUnavailble, true
+	}
+	return "", false
+}
+
+// grants writes an IA_NA with addresses, and addresses that the client has no
+// right to with lifetimes of zero.
+func (h *Handler) grants(x *exchange, a *ia, grants []lease.Grant, withdraw []netip.Addr) {
+	t1, t2 := h.timers(grants)
+	start := x.reply.openIA(dhcp6.OptionIANA, a.iaid, t1, t2)
+	for _, g := range grants {
+		x.reply.iaAddr(g.Addr, g.Preferred, g.Valid)
+	}
+	for _, addr := range withdraw {
+		if !slices.ContainsFunc(grants, func(g lease.Grant) bool { return g.Addr == addr }) {
+			x.reply.iaAddr(addr, 0, 0)
+		}
+	}
+	x.reply.close(start)
+}
+
+// timers returns T1 and T2 for the shortest preferred lifetime among addresses
+// that do not run out, never longer than it (RFC 9915 §21.4).
+func (h *Handler) timers(grants []lease.Grant) (t1, t2 time.Duration) {
+	var shortest time.Duration
+	for _, g := range grants {
+		if g.Preferred > 0 && (shortest == 0 || g.Preferred < shortest) {
+			shortest = g.Preferred
+		}
+	}
+	t1, t2 = shortest/2, shortest*4/5
+	if h.cfg.T1 > 0 {
+		t1 = min(h.cfg.T1, shortest)
+	}
+	if h.cfg.T2 > 0 {
+		t2 = min(h.cfg.T2, shortest)
+	}
+	return t1, t2
+}
+
+// noPrefixes answers the message's IA_PDs.
+func noPrefixes(x *exchange, status iana.StatusCode, text string) {
+	for i := range x.msg.pds {
+		x.reply.iaStatus(dhcp6.OptionIAPD, x.msg.pds[i].iaid, status, text)
+	}
+}
+
+// settings writes what the client asked for in its Option Request option.
+func (h *Handler) settings(x *exchange) {
+	if len(h.cfg.DNS) > 0 && x.msg.requests(dhcp6.OptionDNSRecursiveNameServer) {
+		start := x.reply.open(dhcp6.OptionDNSRecursiveNameServer)
+		for _, a := range h.cfg.DNS {
+			raw := a.As16()
+			x.reply.b = append(x.reply.b, raw[:]...)
+		}
+		x.reply.close(start)
+	}
+	if len(h.search) > 0 && x.msg.requests(dhcp6.OptionDomainSearchList) {
+		x.reply.option(dhcp6.OptionDomainSearchList, h.search)
+	}
+}
+
+// encodeDomains encodes a search list as RFC 1035 §3.1 does, uncompressed (RFC
+// 9915 §10).
+func encodeDomains(names []string) ([]byte, error) {
+	var b []byte
+	for _, name := range names {
+		start := len(b)
+		for label := range bytes.SplitSeq(bytes.TrimSuffix([]byte(name), []byte(".")), []byte(".")) {
+			if len(label) < 1 || len(label) > 63 {
+				return nil, fmt.Errorf("domain name %q: a label has %d bytes, want 1 to 63", name, len(label))
+			}
+			b = append(append(b, byte(len(label))), label...)
+		}
+		b = append(b, 0)
+		if len(b)-start > 255 {
+			return nil, fmt.Errorf("domain name %q: longer than 255 bytes", name)
+		}
+	}
+	return b, nil
+}

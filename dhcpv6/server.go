@@ -1,0 +1,335 @@
+package dhcpv6
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
+
+	"brightgid/lease"
+)
+
+// Multicast groups (RFC 9915 §7.1).
+var (
+	allRelaysAndServers = net.ParseIP("ff02::1:2")
+	allServers          = net.ParseIP("ff05::1:3")
+)
+
+const (
+	// batchSize is how many packets one system call reads or writes, and how
+	// many leases share a sync at the least.
+	batchSize = 64
+
+	// maxPacket is the length in bytes of the longest message that is read. A
+	// client's fits one link's MTU; eight relays add less than this.
+	maxPacket = 8192
+
+	// inFlight is how many batches are between being read and being sent.
+	// While the disk writes one, the next is handled; when all wait for the
+	// disk, packets wait in the socket and at last are lost, as UDP is.
+	inFlight = 4
+
+	// maxDelay is how old an answer may be. Its lifetimes count from when it
+	// was made, and a client counts from when it came.
+	maxDelay = 2 * time.Second
+
+	socketBuffer = 4 << 20
+)
+
+// Server is the sockets beside a Handler. Replies leave when their leases are
+// durable.
+type Server struct {
+	handler *Handler
+	barrier func() lease.Barrier
+	now     func() time.Time
+	stats   *Stats
+	log     *slog.Logger
+
+	conn *net.UDPConn
+	pc   *ipv6.PacketConn
+
+	mu     sync.Mutex // held while packets are handled
+	ifaces struct {
+		sync.RWMutex
+		byIndex map[int]string
+		joined  map[string]int
+	}
+}
+
+// Listen opens the server's socket, on the DHCPv6 server port of every address,
+// and joins the multicast groups on the interfaces that the handler's links
+// name. barrier stands for all leases that are stored so far.
+func Listen(handler *Handler, barrier func() lease.Barrier, now func() time.Time) (*Server, error) {
+	s := &Server{handler: handler, barrier: barrier, now: now, stats: handler.stats, log: handler.log}
+	conn, err := net.ListenUDP("udp6", &net.UDPAddr{Port: ServerPort})
+	if err != nil {
+		return nil, fmt.Errorf("DHCPv6 socket: %w (is another DHCPv6 server or relay running here?)", err)
+	}
+	s.conn, s.pc = conn, ipv6.NewPacketConn(conn)
+	// A larger buffer is better and no condition of service.
+	_ = conn.SetReadBuffer(socketBuffer)
+	_ = conn.SetWriteBuffer(socketBuffer)
+	if err := s.pc.SetControlMessage(ipv6.FlagDst|ipv6.FlagInterface, true); err != nil {
+		return nil, errors.Join(fmt.Errorf("DHCPv6 socket: %w", err), conn.Close())
+	}
+	s.ifaces.byIndex = make(map[int]string)
+	s.ifaces.joined = make(map[string]int)
+	if err := s.join(); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return s, nil
+}
+
+// join joins the groups on interfaces that are new, or that came back under
+// another index.
+func (s *Server) join() error {
+	var failed error
+	for _, l := range s.handler.cfg.Links {
+		if l.Interface == "" {
+			continue
+		}
+		ifi, err := net.InterfaceByName(l.Interface)
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("link %q: interface %q: %w", l.Name, l.Interface, err))
+			continue
+		}
+		if s.ifaces.joined[l.Interface] == ifi.Index {
+			continue
+		}
+		for _, group := range []net.IP{allRelaysAndServers, allServers} {
+			if err := s.pc.JoinGroup(ifi, &net.UDPAddr{IP: group}); err != nil && !errors.Is(err, unix.EADDRINUSE) {
+				failed = errors.Join(failed, fmt.Errorf("link %q: joining %s on %q: %w", l.Name, group, l.Interface, err))
+			}
+		}
+		s.ifaces.Lock()
+		delete(s.ifaces.byIndex, s.ifaces.joined[l.Interface])
+		s.ifaces.byIndex[ifi.Index] = l.Interface
+		s.ifaces.joined[l.Interface] = ifi.Index
+		s.ifaces.Unlock()
+	}
+	return failed
+}
+
+// Do runs f while no packet is handled, for work on what the handler uses.
+func (s *Server) Do(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+}
+
+// batch is packets on their way through the server.
+type batch struct {
+	in      []ipv6.Message
+	out     []ipv6.Message
+	replies [][]byte // memory of the answers
+	oob     [][]byte // memory of their control messages
+	at      time.Time
+	barrier lease.Barrier
+}
+
+func newBatch() *batch {
+	b := &batch{
+		in:      make([]ipv6.Message, batchSize),
+		out:     make([]ipv6.Message, 0, batchSize),
+		replies: make([][]byte, batchSize),
+		oob:     make([][]byte, batchSize),
+	}
+	for i := range b.in {
+		b.in[i].Buffers = [][]byte{make([]byte, maxPacket)}
+		b.in[i].OOB = make([]byte, 128)
+		b.replies[i] = make([]byte, 0, 1024)
+		b.oob[i] = make([]byte, 0, pktInfoSpace)
+	}
+	return b
+}
+
+// Serve answers packets until the context ends, and sends what it has promised
+// before it returns.
+func (s *Server) Serve(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { s.conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	defer s.conn.Close()
+
+	free := make(chan *batch, inFlight)
+	for range inFlight {
+		free <- newBatch()
+	}
+	handled := make(chan *batch, inFlight)
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		for b := range handled {
+			s.send(b)
+			free <- b
+		}
+	}()
+	go s.watch(ctx)
+	var err error
+	for err == nil {
+		b := <-free
+		if err = s.read(b); err == nil && len(b.out) > 0 {
+			handled <- b
+		} else {
+			free <- b
+		}
+	}
+	close(handled)
+	<-sent
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("DHCPv6 socket: %w", err)
+}
+
+// watch joins the groups again on interfaces that went away and came back.
+func (s *Server) watch(ctx context.Context) {
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	var before string
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := ""
+		if err := s.join(); err != nil {
+			now = err.Error()
+		}
+		if now != before && now != "" {
+			s.log.Error("an interface cannot be served", "error", now)
+		}
+		before = now
+	}
+}
+
+// read reads and handles one batch.
+func (s *Server) read(b *batch) error {
+	for i := range b.in {
+		b.in[i].OOB = b.in[i].OOB[:cap(b.in[i].OOB)]
+	}
+	b.out = b.out[:0]
+	n, err := s.pc.ReadBatch(b.in, 0)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b.at = s.now()
+	for i := range b.in[:n] {
+		s.handle(b, &b.in[i])
+	}
+	if len(b.out) > 0 {
+		b.barrier = s.barrier()
+	}
+	return nil
+}
+
+func (s *Server) handle(b *batch, in *ipv6.Message) {
+	if in.Flags&unix.MSG_TRUNC != 0 {
+		s.stats.Dropped[DropOversized].Add(1)
+		return
+	}
+	src, ok := in.Addr.(*net.UDPAddr)
+	if !ok {
+		return
+	}
+	dst, index, ok := parsePktInfo(in.OOB[:in.NN])
+	if !ok {
+		return
+	}
+	addr, _ := netip.AddrFromSlice(src.IP)
+	s.ifaces.RLock()
+	iface := s.ifaces.byIndex[index]
+	s.ifaces.RUnlock()
+	k := len(b.out)
+	reply, to, drop := s.handler.Handle(b.at, &Packet{
+		Data:      in.Buffers[0][:in.N],
+		Src:       netip.AddrPortFrom(addr, uint16(src.Port)),
+		Multicast: dst.IsMulticast(),
+		Interface: iface,
+	}, b.replies[k][:0])
+	if drop != 0 {
+		return
+	}
+	b.replies[k] = reply
+	if dst.IsMulticast() {
+		dst = netip.IPv6Unspecified() // the kernel picks the interface's own
+	}
+	b.oob[k] = appendPktInfo(b.oob[k][:0], dst, index, to.Addr())
+	b.out = append(b.out, ipv6.Message{
+		Buffers: [][]byte{reply},
+		OOB:     b.oob[k],
+		Addr:    &net.UDPAddr{IP: src.IP, Port: int(to.Port()), Zone: src.Zone},
+	})
+}
+
+// send waits until the batch's leases are on disk and sends its answers.
+func (s *Server) send(b *batch) {
+	err := b.barrier.Wait()
+	late := s.now().Sub(b.at) > maxDelay
+	if err != nil || late {
+		s.stats.Dropped[DropNotDurable].Add(uint64(len(b.out)))
+		if err != nil {
+			s.log.Error("leases could not be stored; clients are not answered", "error", err)
+		}
+		return
+	}
+	for out := b.out; len(out) > 0; {
+		n, err := s.pc.WriteBatch(out, 0)
+		if err != nil {
+			// The first packet was refused, say for want of a route; those
+			// behind it may do better.
+			s.stats.WriteErrors.Add(1)
+			s.log.Debug("a reply was not sent", "to", out[0].Addr, "error", err)
+			n = 1
+		}
+		out = out[n:]
+	}
+}
+
+// A control message IPV6_PKTINFO: length(8) level(4) type(4) address(16)
+// index(4), and 4 bytes to the next multiple of 8 (RFC 3542 §6).
+const (
+	pktInfoLen   = 16 + 20
+	pktInfoSpace = 40
+)
+
+// parsePktInfo returns the destination and the interface of a packet.
+func parsePktInfo(oob []byte) (dst netip.Addr, index int, ok bool) {
+	for len(oob) >= 16 {
+		n := binary.NativeEndian.Uint64(oob)
+		if n < 16 || n > uint64(len(oob)) {
+			break
+		}
+		if binary.NativeEndian.Uint32(oob[8:]) == unix.IPPROTO_IPV6 &&
+			binary.NativeEndian.Uint32(oob[12:]) == unix.IPV6_PKTINFO && n >= pktInfoLen {
+			return netip.AddrFrom16([16]byte(oob[16:32])), int(binary.NativeEndian.Uint32(oob[32:])), true
+		}
+		oob = oob[min((n+7)&^7, uint64(len(oob))):]
+	}
+	return netip.Addr{}, 0, false
+}
+
+// appendPktInfo makes an answer leave from the address that was asked, and, when
+// it goes to a link-local address, by the interface that the question came in.
+func appendPktInfo(b []byte, src netip.Addr, index int, to netip.Addr) []byte {
+	if !to.IsLinkLocalUnicast() {
+		index = 0
+	}
+	b = binary.NativeEndian.AppendUint64(b, pktInfoLen)
+	b = binary.NativeEndian.AppendUint32(b, unix.IPPROTO_IPV6)
+	b = binary.NativeEndian.AppendUint32(b, unix.IPV6_PKTINFO)
+	raw := src.As16()
+	b = append(b, raw[:]...)
+	b = binary.NativeEndian.AppendUint32(b, uint32(index))
+	return append(b, 0, 0, 0, 0)
+}

@@ -1,0 +1,33 @@
+package dhcpv6
+
+import (
+	dhcp6 "github.com/insomniacslk/dhcp/dhcpv6"
+	"github.com/insomniacslk/dhcp/iana"
+)
+
+// solicit answers a Solicit (RFC 9915 §18.3.1, §18.3.9): with an Advertise that
+// promises and stores nothing, or, where both sides want Rapid Commit, with a
+// Reply that leases.
+func (h *Handler) solicit(x *exchange) Drop {
+	ok, drop := h.authenticate(x)
+	if drop != 0 {
+		return drop
+	}
+	give := h.leases.Offer
+	if x.msg.rapid && h.cfg.RapidCommit {
+		h.begin(x, dhcp6.MessageTypeReply)
+		x.reply.option(dhcp6.OptionRapidCommit, nil)
+		give = h.leases.Assign
+	} else {
+		h.begin(x, dhcp6.MessageTypeAdvertise)
+		if h.cfg.Preference > 0 {
+			x.reply.option(dhcp6.OptionPreference, []byte{h.cfg.Preference})
+		}
+	}
+	if drop := h.give(x, ok, give); drop != 0 {
+		return drop
+	}
+	noPrefixes(x, iana.StatusNoPrefixAvail, textNoPrefix)
+	h.settings(x)
+	return 0
+}

@@ -1,0 +1,245 @@
+package dhcpv6
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"time"
+
+	dhcp6 "github.com/insomniacslk/dhcp/dhcpv6"
+	"github.com/insomniacslk/dhcp/iana"
+
+	"brightgid/lease"
+)
+
+// Limits on what a message may hold. Anything beyond is not a message that a
+// client has reason to send.
+const (
+	maxIAs   = 16 // IA_NA options; as many IA_PD
+	maxAddrs = 16 // addresses in one IA_NA
+	maxHops  = 8  // nested Relay-forwards (HOP_COUNT_LIMIT, RFC 9915 §7.6)
+)
+
+// optionRelayPort is RFC 8357's option, which insomniacslk/dhcp names the same.
+const optionRelayPort = dhcp6.OptionRelayPort
+
+var (
+	errMalformed = errors.New("malformed message")
+	errTooMuch   = errors.New("more options than a client has reason to send")
+	errHops      = errors.New("relayed over more hops than allowed")
+)
+
+// nextOption splits the first option off a list of them.
+func nextOption(b []byte) (code dhcp6.OptionCode, data, rest []byte, err error) {
+	if len(b) < 4 {
+		return 0, nil, nil, errMalformed
+	}
+	n := int(binary.BigEndian.Uint16(b[2:]))
+	if len(b) < 4+n {
+		return 0, nil, nil, errMalformed
+	}
+	return dhcp6.OptionCode(binary.BigEndian.Uint16(b)), b[4 : 4+n : 4+n], b[4+n:], nil
+}
+
+// ia is an identity association in a client's message.
+type ia struct {
+	iaid  uint32
+	addrs []netip.Addr // of the IA Address options; none in an IA_PD
+}
+
+// message is a client's message. Slices point into the packet.
+type message struct {
+	typ      dhcp6.MessageType
+	xid      [3]byte
+	clientID []byte // nil if absent
+	serverID []byte // nil if absent
+	oro      []byte // the codes of the Option Request option
+	rapid    bool   // Rapid Commit
+	nas, pds []ia
+
+	addrs []netip.Addr // backs the addresses of nas
+}
+
+// parse reads a client's message into m, whose memory it reuses. It refuses
+// truncated options, identifiers outside RFC 9915 §11.1's sizes, and a repeated
+// option that may stand only once.
+func (m *message) parse(b []byte) error {
+	*m = message{nas: m.nas[:0], pds: m.pds[:0], addrs: m.addrs[:0]}
+	if len(b) < 4 {
+		return errMalformed
+	}
+	m.typ = dhcp6.MessageType(b[0])
+	copy(m.xid[:], b[1:4])
+	for b = b[4:]; len(b) > 0; {
+		code, data, rest, err := nextOption(b)
+		if err != nil {
+			return err
+		}
+		b = rest
+		switch code {
+		case dhcp6.OptionClientID:
+			err = duid(&m.clientID, data)
+		case dhcp6.OptionServerID:
+			err = duid(&m.serverID, data)
+		case dhcp6.OptionORO:
+			if len(data)%2 != 0 || m.oro != nil {
+				err = errMalformed
+			}
+			m.oro = data
+		case dhcp6.OptionRapidCommit:
+			if len(data) != 0 {
+				err = errMalformed
+			}
+			m.rapid = true
+		case dhcp6.OptionIANA:
+			err = m.parseIANA(data)
+		case dhcp6.OptionIAPD:
+			err = m.parseIAPD(data)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func duid(dst *[]byte, data []byte) error {
+	if *dst != nil || len(data) < 3 || len(data) > lease.MaxDUIDLen {
+		return errMalformed
+	}
+	*dst = data
+	return nil
+}
+
+// parseIANA reads IAID(4) T1(4) T2(4) options (RFC 9915 §21.4).
+func (m *message) parseIANA(data []byte) error {
+	if len(data) < 12 {
+		return errMalformed
+	}
+	iaid := binary.BigEndian.Uint32(data)
+	for i := range m.nas {
+		if m.nas[i].iaid == iaid {
+			return errMalformed
+		}
+	}
+	if len(m.nas) == maxIAs {
+		return errTooMuch
+	}
+	first := len(m.addrs)
+	for b := data[12:]; len(b) > 0; {
+		code, data, rest, err := nextOption(b)
+		if err != nil {
+			return err
+		}
+		b = rest
+		if code != dhcp6.OptionIAAddr {
+			continue
+		}
+		// Address(16) preferred(4) valid(4) options (RFC 9915 §21.6).
+		if len(data) < 24 {
+			return errMalformed
+		}
+		for b := data[24:]; len(b) > 0; {
+			if _, _, b, err = nextOption(b); err != nil {
+				return err
+			}
+		}
+		if len(m.addrs)-first == maxAddrs {
+			return errTooMuch
+		}
+		m.addrs = append(m.addrs, netip.AddrFrom16([16]byte(data)))
+	}
+	m.nas = append(m.nas, ia{iaid, m.addrs[first:len(m.addrs):len(m.addrs)]})
+	return nil
+}
+
+// parseIAPD reads as much of an IA_PD as is needed to say that no prefix is to
+// be had: IAID(4) T1(4) T2(4) options (RFC 9915 §21.21).
+func (m *message) parseIAPD(data []byte) error {
+	if len(data) < 12 {
+		return errMalformed
+	}
+	for b := data[12:]; len(b) > 0; {
+		var err error
+		if _, _, b, err = nextOption(b); err != nil {
+			return err
+		}
+	}
+	if len(m.pds) == maxIAs {
+		return errTooMuch
+	}
+	m.pds = append(m.pds, ia{iaid: binary.BigEndian.Uint32(data)})
+	return nil
+}
+
+// requests reports whether the client asks for an option.
+func (m *message) requests(code dhcp6.OptionCode) bool {
+	for b := m.oro; len(b) > 0; b = b[2:] {
+		if dhcp6.OptionCode(binary.BigEndian.Uint16(b)) == code {
+			return true
+		}
+	}
+	return false
+}
+
+// builder appends options to a message.
+type builder struct{ b []byte }
+
+// open begins an option whose length is not known yet; close ends it.
+func (w *builder) open(code dhcp6.OptionCode) (start int) {
+	w.b = binary.BigEndian.AppendUint16(w.b, uint16(code))
+	w.b = append(w.b, 0, 0)
+	return len(w.b)
+}
+
+func (w *builder) close(start int) {
+	binary.BigEndian.PutUint16(w.b[start-2:], uint16(len(w.b)-start))
+}
+
+func (w *builder) option(code dhcp6.OptionCode, data []byte) {
+	start := w.open(code)
+	w.b = append(w.b, data...)
+	w.close(start)
+}
+
+func (w *builder) status(code iana.StatusCode, text string) {
+	start := w.open(dhcp6.OptionStatusCode)
+	w.b = binary.BigEndian.AppendUint16(w.b, uint16(code))
+	w.b = append(w.b, text...)
+	w.close(start)
+}
+
+func (w *builder) seconds(d time.Duration) {
+	w.b = binary.BigEndian.AppendUint32(w.b, wireSeconds(d))
+}
+
+// wireSeconds rounds down, and never to 0xffffffff, which means for ever (RFC
+// 9915 §7.7): every lease here ends.
+func wireSeconds(d time.Duration) uint32 {
+	return uint32(min(max(d/time.Second, 0), 0xffffffff-1))
+}
+
+// openIA begins an IA_NA or IA_PD.
+func (w *builder) openIA(code dhcp6.OptionCode, iaid uint32, t1, t2 time.Duration) int {
+	start := w.open(code)
+	w.b = binary.BigEndian.AppendUint32(w.b, iaid)
+	w.seconds(t1)
+	w.seconds(t2)
+	return start
+}
+
+func (w *builder) iaAddr(addr netip.Addr, preferred, valid time.Duration) {
+	start := w.open(dhcp6.OptionIAAddr)
+	raw := addr.As16()
+	w.b = append(w.b, raw[:]...)
+	w.seconds(preferred)
+	w.seconds(valid)
+	w.close(start)
+}
+
+// iaStatus writes an IA that holds nothing but a status.
+func (w *builder) iaStatus(code dhcp6.OptionCode, iaid uint32, status iana.StatusCode, text string) {
+	start := w.openIA(code, iaid, 0, 0)
+	w.status(status, text)
+	w.close(start)
+}

@@ -1,0 +1,277 @@
+// Package eidauth answers who a DHCPv6 client is.
+//
+// A [Source] judges by what the server saw: options of relays that are trusted
+// to speak for subscribers, or the client's own identifiers. [Chain] asks
+// several sources in turn and keeps relays that are not trusted from being
+// heard by any of them.
+package eidauth
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"brightgid/idcodec"
+)
+
+var (
+	// ErrUnknown says that the client is not authenticated.
+	ErrUnknown = errors.New("the client is not authenticated")
+
+	// ErrUntrustedRelay says that the message came from a relay that may
+	// not speak for subscribers.
+	ErrUntrustedRelay = errors.New("the relay is not trusted to speak for subscribers")
+
+	// ErrPending says that a source has asked elsewhere and will know when
+	// the client tries again. The server sends no reply; DHCPv6 clients
+	// retransmit after a second.
+	ErrPending = errors.New("authentication is under way")
+)
+
+// Client is what the server saw of a client. Its slices are valid only during
+// the call.
+type Client struct {
+	DUID []byte
+
+	// Relays holds the relays that the message passed, from the one next to
+	// the client outwards; none for a client on a link of the server.
+	Relays []Relay
+
+	// InnerUntrusted says that relays nearer to the client were left out of
+	// Relays because they are not trusted.
+	InnerUntrusted bool
+}
+
+// Relay is one level of a Relay-forward message (RFC 9915 §9). An option that is
+// absent is nil.
+type Relay struct {
+	// Addr is where the relay's message came from: the source address for
+	// the outermost, the next outer relay's peer-address for the others.
+	Addr netip.Addr
+
+	InterfaceID     []byte // option 18, RFC 9915 §21.18
+	RemoteID        []byte // option 37, RFC 4649: enterprise number(4) ‖ id
+	SubscriberID    []byte // option 38, RFC 4580
+	ClientLinkLayer []byte // option 79, RFC 6939: hardware type(2) ‖ address
+}
+
+// LinkLayer returns the client's link-layer address: what the relay next to the
+// client saw (RFC 6939), or, of a client without a relay, what its DUID holds.
+// It returns nil if neither tells. A DUID is only the client's claim.
+func (c *Client) LinkLayer() []byte {
+	if len(c.Relays) > 0 {
+		if v := c.Relays[0].ClientLinkLayer; !c.InnerUntrusted && len(v) > 2 {
+			return v[2:]
+		}
+		return nil
+	}
+	return duidLinkLayer(c.DUID)
+}
+
+// duidLinkLayer returns the address in a DUID-LLT or DUID-LL (RFC 9915 §11.2,
+// §11.4).
+func duidLinkLayer(d []byte) []byte {
+	switch {
+	case len(d) > 8 && d[0] == 0 && d[1] == 1:
+		return d[8:]
+	case len(d) > 4 && d[0] == 0 && d[1] == 3:
+		return d[4:]
+	}
+	return nil
+}
+
+// Identity is who a client is: an EID, or one that was sealed beforehand so that
+// the server never sees it.
+type Identity struct {
+	EID    idcodec.EID
+	Sealed *Sealed // if not nil, EID is zero
+}
+
+// Sealed is an identity as the registry files it.
+type Sealed struct {
+	Key idcodec.LookupKey
+	NID idcodec.NID
+}
+
+// Source is one way to authenticate a client. It returns [ErrUnknown] when it
+// does not know the client, and must not block: a source that asks over a
+// network returns [ErrPending] and answers the client's next try.
+type Source interface {
+	Authenticate(c *Client) (Identity, error)
+}
+
+// Chain asks its sources in order and takes the first answer.
+type Chain struct {
+	trusted map[netip.Addr]bool
+	sources []Source
+}
+
+// NewChain returns a chain of sources that hear only the given relays.
+func NewChain(trusted []netip.Addr, sources ...Source) *Chain {
+	c := &Chain{trusted: make(map[netip.Addr]bool), sources: sources}
+	for _, a := range trusted {
+		c.trusted[a.WithZone("")] = true
+	}
+	return c
+}
+
+// Authenticate returns the first identity that a source knows.
+//
+// The outermost relay must be trusted; inwards, relays are heard up to the first
+// that is not. A client could have made up anything beyond.
+func (c *Chain) Authenticate(client *Client) (Identity, error) {
+	if n := len(client.Relays); n > 0 {
+		first := n
+		for first > 0 && c.trusted[client.Relays[first-1].Addr.WithZone("")] {
+			first--
+		}
+		if first == n {
+			return Identity{}, ErrUntrustedRelay
+		}
+		if first > 0 {
+			heard := *client
+			heard.Relays = client.Relays[first:]
+			heard.InnerUntrusted = true
+			client = &heard
+		}
+	}
+	for _, s := range c.sources {
+		id, err := s.Authenticate(client)
+		if !errors.Is(err, ErrUnknown) {
+			return id, err
+		}
+	}
+	return Identity{}, ErrUnknown
+}
+
+// RelayOption is an option by which a relay names a subscriber.
+type RelayOption string
+
+// The relay options, with the scheme of the EIDs that they make. An Interface-ID
+// is unique within its relay only, so the relay's address is a part of the EID.
+const (
+	SubscriberID    RelayOption = "subscriber-id"     // option 38: subscriber:<id>
+	RemoteID        RelayOption = "remote-id"         // option 37: relay:<enterprise>.<id>
+	InterfaceID     RelayOption = "interface-id"      // option 18: port:<relay>/<id>
+	ClientLinkLayer RelayOption = "client-link-layer" // option 79: lladdr:<type>.<address>
+)
+
+// RelayOptions are all of them, in the order that they should be preferred in.
+var RelayOptions = []RelayOption{SubscriberID, RemoteID, InterfaceID, ClientLinkLayer}
+
+// RelaySource authenticates by what a relay says of the line that a client is
+// on. It takes the first of its options that is present, from the relay nearest
+// to the client.
+type RelaySource struct{ options []RelayOption }
+
+// NewRelaySource returns a source that looks at the given options in order.
+func NewRelaySource(options ...RelayOption) (*RelaySource, error) {
+	for _, o := range options {
+		switch o {
+		case SubscriberID, RemoteID, InterfaceID, ClientLinkLayer:
+		default:
+			return nil, fmt.Errorf("relay option %q: want one of %q", o, RelayOptions)
+		}
+	}
+	return &RelaySource{options}, nil
+}
+
+// Authenticate implements [Source].
+func (s *RelaySource) Authenticate(c *Client) (Identity, error) {
+	for _, option := range s.options {
+		for i := range c.Relays {
+			if option == ClientLinkLayer && (i > 0 || c.InnerUntrusted) {
+				break // only the relay next to the client sees its address
+			}
+			eid, err := relayEID(&c.Relays[i], option)
+			if err != nil {
+				return Identity{}, fmt.Errorf("%w: option %s: %w", ErrUnknown, option, err)
+			}
+			if !eid.IsZero() {
+				return Identity{EID: eid}, nil
+			}
+		}
+	}
+	return Identity{}, ErrUnknown
+}
+
+// relayEID returns the EID in one option of a relay, or the zero EID if the
+// relay did not send it.
+func relayEID(r *Relay, option RelayOption) (idcodec.EID, error) {
+	switch option {
+	case SubscriberID:
+		if r.SubscriberID != nil {
+			return idcodec.OpaqueEID("subscriber", r.SubscriberID)
+		}
+	case RemoteID:
+		if r.RemoteID != nil {
+			if len(r.RemoteID) < 5 {
+				return idcodec.EID{}, errors.New("it is shorter than an enterprise number and an id")
+			}
+			return idcodec.OpaqueEID("relay", fmt.Appendf(nil, "%d.%s", be32(r.RemoteID), r.RemoteID[4:]))
+		}
+	case InterfaceID:
+		if len(r.InterfaceID) > 0 {
+			return idcodec.OpaqueEID("port", fmt.Appendf(nil, "%s/%s", r.Addr.WithZone(""), r.InterfaceID))
+		}
+	case ClientLinkLayer:
+		if r.ClientLinkLayer != nil {
+			if len(r.ClientLinkLayer) < 3 {
+				return idcodec.EID{}, errors.New("it is shorter than a hardware type and an address")
+			}
+			return idcodec.OpaqueEID("lladdr", fmt.Appendf(nil, "%d.%x", uint16(r.ClientLinkLayer[0])<<8|uint16(r.ClientLinkLayer[1]), r.ClientLinkLayer[2:]))
+		}
+	}
+	return idcodec.EID{}, nil
+}
+
+func be32(b []byte) uint32 {
+	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+}
+
+// Entry is a row of a static table. Exactly one of DUID and LinkLayer is set.
+type Entry struct {
+	DUID      []byte
+	LinkLayer []byte
+	Identity  Identity
+}
+
+// Table authenticates by the client's DUID or link-layer address: for
+// laboratories, and for links where those cannot be forged.
+type Table struct {
+	byDUID, byLinkLayer map[string]Identity
+}
+
+// NewTable returns a table. It refuses a row without a key or with two, and a
+// key that stands twice.
+func NewTable(entries []Entry) (*Table, error) {
+	t := &Table{make(map[string]Identity), make(map[string]Identity)}
+	for i, e := range entries {
+		if (len(e.DUID) == 0) == (len(e.LinkLayer) == 0) {
+			return nil, fmt.Errorf("entry %d: want either a DUID or a link-layer address", i+1)
+		}
+		if e.Identity.EID.IsZero() == (e.Identity.Sealed == nil) {
+			return nil, fmt.Errorf("entry %d: want either an EID or a sealed identity", i+1)
+		}
+		m, key := t.byDUID, string(e.DUID)
+		if len(e.LinkLayer) > 0 {
+			m, key = t.byLinkLayer, string(e.LinkLayer)
+		}
+		if _, twice := m[key]; twice {
+			return nil, fmt.Errorf("entry %d: %x stands twice", i+1, key)
+		}
+		m[key] = e.Identity
+	}
+	return t, nil
+}
+
+// Authenticate implements [Source].
+func (t *Table) Authenticate(c *Client) (Identity, error) {
+	if id, ok := t.byDUID[string(c.DUID)]; ok {
+		return id, nil
+	}
+	if id, ok := t.byLinkLayer[string(c.LinkLayer())]; ok {
+		return id, nil
+	}
+	return Identity{}, ErrUnknown
+}

@@ -1,0 +1,49 @@
+package lease
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"brightgid/idcodec"
+)
+
+// Registrar turns identities into subscriber numbers. It is where an EID ends:
+// what it files is a lookup key and an NID. It is not safe for concurrent use.
+type Registrar struct {
+	store  Store
+	hasher *idcodec.LookupHasher
+	escrow *idcodec.EscrowKey
+	realm  string
+	rand   io.Reader
+}
+
+// NewRegistrar returns a registrar that finds subscribers under a registry key
+// and seals new ones to the escrow key with the realm as label.
+func NewRegistrar(store Store, key [idcodec.RegistryKeyLen]byte, escrow *idcodec.EscrowKey, realm string, rand io.Reader) *Registrar {
+	return &Registrar{store, idcodec.NewLookupHasher(key), escrow, realm, rand}
+}
+
+// Number returns the subscriber number of an EID and registers a new one.
+func (r *Registrar) Number(now time.Time, eid idcodec.EID) (uint64, error) {
+	key := r.hasher.Key(eid)
+	n, err := r.store.Lookup(key)
+	if !errors.Is(err, ErrNotFound) {
+		return n, err
+	}
+	nid, err := idcodec.SealNID(r.rand, r.escrow, r.realm, eid)
+	if err != nil {
+		return 0, fmt.Errorf("sealing an NID: %w", err)
+	}
+	return r.store.Register(key, nid, now)
+}
+
+// SealedNumber is Number for an identity that was sealed before; see [Registrar.Seal].
+func (r *Registrar) SealedNumber(now time.Time, key idcodec.LookupKey, nid idcodec.NID) (uint64, error) {
+	n, err := r.store.Lookup(key)
+	if !errors.Is(err, ErrNotFound) {
+		return n, err
+	}
+	return r.store.Register(key, nid, now)
+}
