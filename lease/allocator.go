@@ -63,6 +63,7 @@ type Allocator struct {
 
 	update Update
 	addrs  []netip.Addr
+	known  []Lease
 	grants []Grant
 }
 
@@ -118,7 +119,7 @@ func (a *Allocator) leases(c Client) ([]Lease, error) {
 	if a.addrs, err = a.store.ByClient(a.addrs[:0], c); err != nil {
 		return nil, err
 	}
-	known := make([]Lease, 0, maxPerClient)
+	known := a.known[:0]
 	for _, addr := range a.addrs {
 		l, err := a.store.Lease(addr)
 		if errors.Is(err, ErrNotFound) {
@@ -131,6 +132,7 @@ func (a *Allocator) leases(c Client) ([]Lease, error) {
 			known = append(known, l) // else leased to another client since
 		}
 	}
+	a.known = known
 	return known, nil
 }
 
@@ -377,15 +379,16 @@ func (a *Allocator) end(r *Request, addrs []netip.Addr, change func(*Lease)) (bo
 	return true, a.store.Apply(&a.update)
 }
 
-// Forget removes up to limit leases that ended before a time, with their
-// history. It returns where to go on, nil at the end; see [Store.Ended].
-func (a *Allocator) Forget(before time.Time, after []byte, limit int) (removed int, next []byte, err error) {
-	ended, next, err := a.store.Ended(before, after, limit)
+// Forget removes up to limit leases of epochs before the given one, with their
+// history, when the keys of those epochs are erased. It returns where to go on,
+// nil at the end; see [Store.Old].
+func (a *Allocator) Forget(before uint32, after []byte, limit int) (removed int, next []byte, err error) {
+	old, next, err := a.store.Old(before, after, limit)
 	if err != nil {
 		return 0, nil, err
 	}
 	var u Update
-	for _, l := range ended {
+	for _, l := range old {
 		u.Delete = append(u.Delete, l)
 		newest, err := a.store.Lease(l.Addr)
 		if err != nil || !newest.Start.Equal(l.Start) {
@@ -395,7 +398,7 @@ func (a *Allocator) Forget(before time.Time, after []byte, limit int) (removed i
 			return 0, nil, fmt.Errorf("forgetting leases: %w", err)
 		}
 	}
-	return len(ended), next, a.store.Apply(&u)
+	return len(old), next, a.store.Apply(&u)
 }
 
 // unfile takes an address off the lists of its client and subscriber. An update

@@ -330,7 +330,7 @@ func TestAnEpochsEndBetweenOfferAndAssign(t *testing.T) {
 	}
 }
 
-func TestForgetRemovesWhatEndedAndTheListsThatNameIt(t *testing.T) {
+func TestForgetRemovesOldEpochsAndTheListsThatNameThem(t *testing.T) {
 	b := newBench(t, policy)
 	for i := range uint32(5) {
 		b.one(noon, request(1, 1, i, prefixA))
@@ -339,7 +339,11 @@ func TestForgetRemovesWhatEndedAndTheListsThatNameIt(t *testing.T) {
 	removed := 0
 	var after []byte
 	for {
-		n, next, err := b.Forget(noon.Add(24*time.Hour), after, 2)
+		epoch, err := b.keys.EpochAt(noon.Add(24 * time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, next, err := b.Forget(epoch, after, 2)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -138,10 +138,10 @@ type Store interface {
 	// Apply makes the changes of an update, all or none.
 	Apply(u *Update) error
 
-	// Ended returns up to limit leases, history included, that ended before
-	// a time. after, the last answer of the call before, is where to go on;
-	// next is nil at the end.
-	Ended(before time.Time, after []byte, limit int) (ended []Lease, next []byte, err error)
+	// Old returns up to limit leases, history included, whose addresses are
+	// of epochs before the given one. after, the last answer of the call
+	// before, is where to go on; next is nil at the end.
+	Old(before uint32, after []byte, limit int) (old []Lease, next []byte, err error)
 
 	// Each calls f with the newest lease of every address in order, until f
 	// returns an error, which it returns. The lease is f's to keep.

@@ -370,8 +370,8 @@ func (s *Store) write() error {
 	return nil
 }
 
-// Ended implements lease.Store.
-func (s *Store) Ended(before time.Time, after []byte, limit int) ([]lease.Lease, []byte, error) {
+// Old implements lease.Store.
+func (s *Store) Old(before uint32, after []byte, limit int) ([]lease.Lease, []byte, error) {
 	lower := []byte{tagLease}
 	if after != nil {
 		lower = append(append([]byte(nil), after...), 0)
@@ -381,21 +381,21 @@ func (s *Store) Ended(before time.Time, after []byte, limit int) ([]lease.Lease,
 		return nil, nil, err
 	}
 	defer it.Close()
-	var ended []lease.Lease
+	var old []lease.Lease
 	for ok := it.First(); ok; ok = it.Next() {
 		l, err := parseLease(addrOfKey(it.Key()), it.Value())
 		if err != nil {
 			return nil, nil, err
 		}
-		if !l.ValidUntil.Before(before) {
+		if l.Epoch >= before {
 			continue
 		}
-		ended = append(ended, l)
-		if len(ended) == limit {
-			return ended, append([]byte(nil), it.Key()...), it.Error()
+		old = append(old, l)
+		if len(old) == limit {
+			return old, append([]byte(nil), it.Key()...), it.Error()
 		}
 	}
-	return ended, nil, it.Error()
+	return old, nil, it.Error()
 }
 
 // Each implements lease.Store.
