@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"brightgid/lease"
+	"brightgid/lease/pebblestore"
+	"brightgid/trace"
+)
+
+// The control socket is how gidserver's other commands ask a server that runs.
+// Whoever may open it, by the file's mode the server's own user, is served.
+
+func (s *setup) controlPath() string { return filepath.Join(s.State, "control.sock") }
+
+// listenControl makes the socket, in the place of one that a killed server left.
+func listenControl(path string) (net.Listener, error) {
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("control socket %s: another gidserver is serving", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	l, err := net.Listen("unix", path) // its directory has mode 0700
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("control socket: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+func controlHandler(store *pebblestore.Store, resolver *trace.Resolver) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /leases", func(w http.ResponseWriter, r *http.Request) {
+		out := bufio.NewWriter(w)
+		enc := json.NewEncoder(out)
+		err := store.Each(func(l lease.Lease) error {
+			if err := r.Context().Err(); err != nil {
+				return err
+			}
+			return enc.Encode(showLease(&l))
+		})
+		if err == nil {
+			err = out.Flush()
+		}
+		if err != nil {
+			panic(http.ErrAbortHandler) // so that the reader sees that the list is cut
+		}
+	})
+	mux.HandleFunc("POST /resolve", func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, trace.MaxDocument))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		if resolver.Signer == nil {
+			http.Error(w, "the server has no identity to sign with; set resolve.listen and resolve.identity", http.StatusForbidden)
+			return
+		}
+		_, signed, err := resolver.Resolve(r.Context(), time.Now(), strings.TrimSpace(string(body)))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
+		io.WriteString(w, signed)
+	})
+	return mux
+}
+
+// controlClient returns an HTTP client of the socket.
+func controlClient(path string) *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		},
+	}}
+}
+
+// leaseView is how a lease is printed.
+type leaseView struct {
+	Address        netip.Addr `json:"address"`
+	Subscriber     uint64     `json:"subscriber"`
+	Slot           uint16     `json:"slot"`
+	Epoch          uint32     `json:"epoch"`
+	State          string     `json:"state"`
+	DUID           string     `json:"duid"`
+	IAID           uint32     `json:"iaid"`
+	LinkLayer      string     `json:"link_layer,omitempty"`
+	Relay          string     `json:"relay,omitempty"`
+	Born           time.Time  `json:"born"`
+	Start          time.Time  `json:"start"`
+	Updated        time.Time  `json:"updated"`
+	PreferredUntil time.Time  `json:"preferred_until"`
+	ValidUntil     time.Time  `json:"valid_until"`
+}
+
+func showLease(l *lease.Lease) leaseView {
+	v := leaseView{
+		Address: l.Addr, Subscriber: l.Subscriber, Slot: l.Slot, Epoch: l.Epoch, State: l.State.String(),
+		DUID: hex.EncodeToString(l.Client.DUID), IAID: l.Client.IAID,
+		LinkLayer: net.HardwareAddr(l.Anchor.LinkLayer).String(),
+		Born:      l.Born, Start: l.Start, Updated: l.Updated, PreferredUntil: l.PreferredUntil, ValidUntil: l.ValidUntil,
+	}
+	if l.Anchor.Relay.IsValid() {
+		v.Relay = l.Anchor.Relay.String()
+	}
+	if l.State == lease.Active && !l.Live(time.Now()) {
+		v.State = "expired"
+	}
+	return v
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"brightgid/lease"
+	"brightgid/lease/pebblestore"
+)
+
+func leasesCommand() *cobra.Command {
+	var file *string
+	var asJSON, all bool
+	var address string
+	var subscriber int64
+	c := &cobra.Command{
+		Use:   "leases",
+		Short: "List the leases",
+		Long: `List the leases, of a server that runs or from the database of one that does
+not. A lease names its subscriber by number; who that is, only a warrant tells.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := load(*file)
+			if err != nil {
+				return err
+			}
+			var want netip.Addr
+			if address != "" {
+				if want, err = netip.ParseAddr(address); err != nil {
+					return usageError{fmt.Errorf("--address: %q is no address", address)}
+				}
+			}
+			out := tabwriter.NewWriter(c.OutOrStdout(), 0, 8, 2, ' ', 0)
+			enc := json.NewEncoder(c.OutOrStdout())
+			if !asJSON {
+				fmt.Fprintln(out, "ADDRESS\tSUBSCRIBER\tSLOT\tEPOCH\tSTATE\tVALID UNTIL\tDUID\tIAID")
+			}
+			err = s.eachLease(c, func(v leaseView) error {
+				switch {
+				case want.IsValid() && v.Address != want, subscriber >= 0 && v.Subscriber != uint64(subscriber), !all && v.State != lease.Active.String():
+					return nil
+				case asJSON:
+					return enc.Encode(v)
+				}
+				_, err := fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%s\t%s\t%s\t%d\n", v.Address, v.Subscriber, v.Slot, v.Epoch, v.State, v.ValidUntil.Format(time.RFC3339), v.DUID, v.IAID)
+				return err
+			})
+			return errors.Join(err, out.Flush())
+		},
+	}
+	file = configFlag(c)
+	c.Flags().BoolVar(&asJSON, "json", false, "print a JSON object a line")
+	c.Flags().BoolVar(&all, "all", false, "list ended and declined leases as well")
+	c.Flags().StringVar(&address, "address", "", "only the lease of an `address`")
+	c.Flags().Int64Var(&subscriber, "subscriber", -1, "only leases of a subscriber `number`")
+	return c
+}
+
+// eachLease asks the server that runs, or reads the database if none does.
+func (s *setup) eachLease(c *cobra.Command, f func(leaseView) error) error {
+	conn, err := net.Dial("unix", s.controlPath())
+	if err != nil {
+		store, err := pebblestore.Open(s.databaseDir(), pebblestore.Options{ReadOnly: true})
+		if err != nil {
+			return fmt.Errorf("no server is running, and its database cannot be read: %w", err)
+		}
+		defer store.Close()
+		return store.Each(func(l lease.Lease) error { return f(showLease(&l)) })
+	}
+	conn.Close()
+	resp, err := controlClient(s.controlPath()).Get("http://gidserver/leases")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	for d := json.NewDecoder(resp.Body); ; {
+		var v leaseView
+		if err := d.Decode(&v); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("the list of leases was cut off: %w", err)
+		}
+		if err := c.Context().Err(); err != nil {
+			return err
+		}
+		if err := f(v); err != nil {
+			return err
+		}
+	}
+}

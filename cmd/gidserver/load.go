@@ -1,0 +1,202 @@
+package main
+
+import (
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"brightgid/dhcpv6"
+	"brightgid/eidauth"
+	"brightgid/idcodec"
+	"brightgid/internal/config"
+	"brightgid/internal/secretfile"
+	"brightgid/trace"
+)
+
+// setup is a configuration with everything that its files hold, but for the
+// lease database.
+type setup struct {
+	*config.Config
+	file        string
+	keyring     *idcodec.Keyring
+	registryKey [idcodec.RegistryKeyLen]byte
+	escrow      *idcodec.EscrowKey
+	sources     []eidauth.Source
+	tableSize   int
+	plainEIDs   int // table rows whose EID is not sealed
+
+	resolver    *trace.Identity // nil without the resolve API
+	authorities []*x509.Certificate
+	holders     []*x509.Certificate
+}
+
+// load reads a configuration and the files that it names. Its error joins all
+// that is wrong.
+func load(file string) (*setup, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	cfg, err := config.Parse(file, text)
+	if err != nil {
+		return nil, err
+	}
+	s := &setup{Config: cfg, file: file}
+	var errs []error
+	check := func(what string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", what, err))
+		}
+	}
+	check("keys.keyring", s.loadKeyring())
+	check("keys.registry", s.loadRegistryKey())
+	check("keys.escrow", s.loadEscrow())
+	check("auth", s.loadAuth())
+	if cfg.Resolve.Listen != "" {
+		check("resolve", s.loadResolve())
+	}
+	return s, errors.Join(errs...)
+}
+
+func (s *setup) loadKeyring() error {
+	text, err := secretfile.Read(s.Keys.Keyring)
+	if err != nil {
+		return err
+	}
+	defer clear(text)
+	if s.keyring, err = idcodec.ParseKeyring(text); err != nil {
+		return fmt.Errorf("%s: %w", s.Keys.Keyring, err)
+	}
+	return nil
+}
+
+func (s *setup) loadRegistryKey() error {
+	text, err := secretfile.Read(s.Keys.Registry)
+	if err != nil {
+		return err
+	}
+	defer clear(text)
+	key, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(key) != idcodec.RegistryKeyLen {
+		return fmt.Errorf("%s: want %d bytes in hex", s.Keys.Registry, idcodec.RegistryKeyLen)
+	}
+	s.registryKey = [idcodec.RegistryKeyLen]byte(key)
+	return nil
+}
+
+func (s *setup) loadEscrow() error {
+	text, err := os.ReadFile(s.Keys.Escrow)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w; the trustees make it in their ceremony (tracectl ceremony)", err)
+	}
+	if err != nil {
+		return err
+	}
+	if s.escrow, err = idcodec.ParseEscrowKey(text); err != nil {
+		return fmt.Errorf("%s: %w", s.Keys.Escrow, err)
+	}
+	return nil
+}
+
+func (s *setup) loadAuth() error {
+	if len(s.Auth.TrustedRelays) > 0 {
+		var options []eidauth.RelayOption
+		for _, o := range s.Auth.RelayOptions {
+			options = append(options, eidauth.RelayOption(o))
+		}
+		src, err := eidauth.NewRelaySource(options...)
+		if err != nil {
+			return err
+		}
+		s.sources = append(s.sources, src)
+	}
+	if s.Auth.Table == "" {
+		return nil
+	}
+	text, err := secretfile.Read(s.Auth.Table)
+	if err != nil {
+		return err
+	}
+	defer clear(text)
+	entries, err := config.ParseTable(s.Auth.Table, text)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Identity.Sealed == nil {
+			s.plainEIDs++
+		} else if s.escrow != nil {
+			if err := s.escrow.CheckNID(s.Realm, e.Identity.Sealed.NID); err != nil {
+				return fmt.Errorf("%s: a sealed identity: %w", s.Auth.Table, err)
+			}
+		}
+	}
+	s.tableSize = len(entries)
+	table, err := eidauth.NewTable(entries)
+	if err != nil {
+		return err
+	}
+	s.sources = append(s.sources, table)
+	return nil
+}
+
+func (s *setup) loadResolve() error {
+	key, err := secretfile.Read(s.Resolve.Identity + ".key")
+	if err != nil {
+		return err
+	}
+	defer clear(key)
+	cert, err := os.ReadFile(s.Resolve.Identity + ".pem")
+	if err != nil {
+		return err
+	}
+	if s.resolver, err = trace.ParseIdentity(key, cert); err != nil {
+		return fmt.Errorf("%s: %w", s.Resolve.Identity, err)
+	}
+	if s.authorities, err = certificates(s.Resolve.Authorities); err != nil {
+		return err
+	}
+	s.holders, err = certificates(s.Resolve.Holders)
+	return err
+}
+
+// certificates reads a PEM file. An empty file is none: nobody is trusted yet.
+func certificates(path string) ([]*x509.Certificate, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if len(strings.TrimSpace(string(text))) == 0 {
+		return nil, nil
+	}
+	certs, err := trace.ParseCertificates(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return certs, nil
+}
+
+// handlerConfig is the part of the configuration that the DHCPv6 handler needs.
+func (s *setup) handlerConfig() dhcpv6.Config {
+	c := dhcpv6.Config{
+		ServerID: s.DHCPv6.DUID, Preference: s.DHCPv6.Preference, RapidCommit: s.DHCPv6.RapidCommit,
+		Search: s.DHCPv6.Search, T1: dur(s.DHCPv6.T1), T2: dur(s.DHCPv6.T2), InfoRefresh: dur(s.DHCPv6.InformationRefresh),
+	}
+	for _, a := range s.DHCPv6.DNS {
+		c.DNS = append(c.DNS, a.Addr)
+	}
+	for _, l := range s.Links {
+		link := dhcpv6.Link{Name: l.Name, Interface: l.Interface}
+		for _, p := range l.Prefixes {
+			link.Prefixes = append(link.Prefixes, p.Prefix)
+		}
+		for _, a := range l.RelayLinks {
+			link.RelayLinks = append(link.RelayLinks, a.Addr)
+		}
+		c.Links = append(c.Links, link)
+	}
+	return c
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"net/http"
+	"strings"
+
+	dhcp6 "github.com/insomniacslk/dhcp/dhcpv6"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"brightgid/dhcpv6"
+	"brightgid/lease/pebblestore"
+)
+
+// collector shows the server's counters to Prometheus. No label ever holds what
+// a client or a subscriber is.
+type collector struct {
+	stats *dhcpv6.Stats
+	store *pebblestore.Store
+}
+
+var (
+	descReceived    = prometheus.NewDesc("gidserver_messages_received_total", "DHCPv6 messages of clients, by type.", []string{"type"}, nil)
+	descSent        = prometheus.NewDesc("gidserver_messages_sent_total", "DHCPv6 messages to clients, by type.", []string{"type"}, nil)
+	descDropped     = prometheus.NewDesc("gidserver_dropped_total", "Packets that were not answered, by reason.", []string{"reason"}, nil)
+	descUnauth      = prometheus.NewDesc("gidserver_unauthenticated_total", "Messages of clients that no source could authenticate.", nil, nil)
+	descRefused     = prometheus.NewDesc("gidserver_refused_total", "Identity associations of authenticated clients that got no address.", nil, nil)
+	descDeclined    = prometheus.NewDesc("gidserver_declined_total", "Decline messages.", nil, nil)
+	descWriteErrors = prometheus.NewDesc("gidserver_write_errors_total", "Replies that the kernel did not take.", nil, nil)
+	descSubscribers = prometheus.NewDesc("gidserver_subscribers", "Subscribers in the registry.", nil, nil)
+	descFull        = prometheus.NewDesc("gidserver_disk_full", "1 while leases wait for disk space.", nil, nil)
+)
+
+func (c collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	for typ := dhcp6.MessageTypeSolicit; typ <= dhcp6.MessageTypeInformationRequest; typ++ {
+		name := strings.ToLower(typ.String())
+		counter(descReceived, c.stats.Received[typ].Load(), name)
+		counter(descSent, c.stats.Sent[typ].Load(), name)
+	}
+	for d := dhcpv6.Drop(1); d < dhcpv6.NumDrops; d++ {
+		counter(descDropped, c.stats.Dropped[d].Load(), d.String())
+	}
+	counter(descUnauth, c.stats.Unauthenticated.Load())
+	counter(descRefused, c.stats.Refused.Load())
+	counter(descDeclined, c.stats.Declined.Load())
+	counter(descWriteErrors, c.stats.WriteErrors.Load())
+	ch <- prometheus.MustNewConstMetric(descSubscribers, prometheus.GaugeValue, float64(c.store.Subscribers()))
+	full := 0.0
+	if c.store.Full() {
+		full = 1
+	}
+	ch <- prometheus.MustNewConstMetric(descFull, prometheus.GaugeValue, full)
+}
+
+func metricsHandler(stats *dhcpv6.Stats, store *pebblestore.Store) http.Handler {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collector{stats, store}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{}))
+	return mux
+}

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"brightgid/dhcpv6"
+	"brightgid/eidauth"
+	"brightgid/internal/logging"
+	"brightgid/lease"
+	"brightgid/lease/pebblestore"
+	"brightgid/trace"
+)
+
+// closeWithin bounds how long the end may take; a full disk could hold it up for
+// ever, and what is not acknowledged may be lost.
+const closeWithin = 10 * time.Second
+
+func serveCommand() *cobra.Command {
+	var file *string
+	var acceptClock bool
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the DHCPv6 server",
+		Long: `Run the DHCPv6 server in the foreground until SIGTERM or SIGINT. It logs to
+standard error and says "serving" when it is ready.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := load(*file)
+			if err != nil {
+				return err
+			}
+			level, err := s.Log.SlogLevel()
+			if err != nil {
+				return err
+			}
+			log, err := logging.New(c.ErrOrStderr(), s.Log.Format, level)
+			if err != nil {
+				return err
+			}
+			return serve(c.Context(), s, log, acceptClock)
+		},
+	}
+	file = configFlag(c)
+	c.Flags().BoolVar(&acceptClock, "accept-clock", false, "erase keys as the clock says, even if that is every key")
+	return c
+}
+
+// databaseDir is where the lease database is.
+func (s *setup) databaseDir() string { return filepath.Join(s.State, "leases") }
+
+func serve(ctx context.Context, s *setup, log *slog.Logger, acceptClock bool) (err error) {
+	keys := &upkeep{s.keyring, s.Keys.Keyring, dur(s.Lease.Retention), log}
+	if err := keys.checkClock(time.Now(), acceptClock); err != nil {
+		return err
+	}
+	if _, err := keys.run(time.Now()); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.State, 0o700); err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	store, err := pebblestore.Open(s.databaseDir(), pebblestore.Options{Log: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeStore(store)) }()
+	if s.plainEIDs > 0 {
+		log.Warn("the static table holds EIDs in the clear; seal them with gidserver seal-table", "file", s.Auth.Table, "rows", s.plainEIDs)
+	}
+
+	var trusted []netip.Addr
+	for _, a := range s.Auth.TrustedRelays {
+		trusted = append(trusted, a.Addr)
+	}
+	stats := new(dhcpv6.Stats)
+	alloc := lease.NewAllocator(store, s.keyring, s.Lease.Policy())
+	registrar := lease.NewRegistrar(store, s.registryKey, s.escrow, s.Realm, rand.Reader)
+	handler, err := dhcpv6.NewHandler(s.handlerConfig(), eidauth.NewChain(trusted, s.sources...), registrar, alloc, stats, log)
+	if err != nil {
+		return err
+	}
+	server, err := dhcpv6.Listen(handler, store.Barrier, time.Now)
+	if err != nil {
+		return err
+	}
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var parts sync.WaitGroup
+	start := func(what string, f func(context.Context) error) {
+		parts.Go(func() {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", what, err))
+			}
+		})
+	}
+	resolver := s.newResolver(store)
+	if s.Resolve.Listen != "" {
+		l, err := net.Listen("tcp", s.Resolve.Listen)
+		if err != nil {
+			return fmt.Errorf("resolve.listen: %w", err)
+		}
+		h := &http.Server{Handler: trace.Handler(resolver, time.Now, log), TLSConfig: trace.ServerTLS(s.resolver, s.holders)}
+		start("resolve API", func(ctx context.Context) error { return serveHTTP(ctx, h, l, log) })
+		log.Info("answering warrants", "address", l.Addr())
+	}
+	if s.Metrics.Listen != "" {
+		l, err := net.Listen("tcp", s.Metrics.Listen)
+		if err != nil {
+			return fmt.Errorf("metrics.listen: %w", err)
+		}
+		h := &http.Server{Handler: metricsHandler(stats, store)}
+		start("metrics", func(ctx context.Context) error { return serveHTTP(ctx, h, l, log) })
+	}
+	control, err := listenControl(s.controlPath())
+	if err != nil {
+		return err
+	}
+	ctl := &http.Server{Handler: controlHandler(store, resolver)}
+	start("control socket", func(ctx context.Context) error { return serveHTTP(ctx, ctl, control, log) })
+	start("upkeep", func(ctx context.Context) error { return maintain(ctx, keys, alloc, server, log) })
+	start("DHCPv6", server.Serve)
+
+	log.Info("serving", "version", version, "realm", s.Realm, "links", len(s.Links), "subscribers", store.Subscribers())
+	<-ctx.Done()
+	parts.Wait()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	log.Info("stopped")
+	return nil
+}
+
+// closeStore closes the database, but not for ever.
+func closeStore(store *pebblestore.Store) error {
+	closed := make(chan error, 1)
+	go func() { closed <- store.Close() }()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(closeWithin):
+		return errors.New("lease database: could not be closed; what was not acknowledged may be lost")
+	}
+}
+
+// serveHTTP serves until the context ends and lets requests finish.
+func serveHTTP(ctx context.Context, h *http.Server, l net.Listener, log *slog.Logger) error {
+	h.ReadHeaderTimeout = 10 * time.Second
+	h.ReadTimeout = time.Minute
+	h.IdleTimeout = time.Minute
+	h.MaxHeaderBytes = 16 << 10
+	h.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
+	stop := context.AfterFunc(ctx, func() {
+		within, cancel := context.WithTimeout(context.Background(), closeWithin)
+		defer cancel()
+		_ = h.Shutdown(within) // requests that did not end in time are cut off
+		_ = h.Close()
+	})
+	defer stop()
+	var err error
+	if h.TLSConfig != nil {
+		err = h.ServeTLS(l, "", "")
+	} else {
+		err = h.Serve(l)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// newResolver returns the answerer of warrants. Without the resolve API it
+// trusts nobody and is not reachable.
+func (s *setup) newResolver(store *pebblestore.Store) *trace.Resolver {
+	return &trace.Resolver{
+		Registry: store, Keys: s.keyring, MaxAge: dur(s.Lease.MaxAge), Realm: s.Realm,
+		EscrowKey: s.escrow.ID(), Signer: s.resolver, Authorities: s.authorities,
+	}
+}
+
+// maintain erases keys and leases whose retention has ended.
+func maintain(ctx context.Context, keys *upkeep, alloc *lease.Allocator, server *dhcpv6.Server, log *slog.Logger) error {
+	const every = 10 * time.Minute
+	const chunk = 500 // leases that are removed while no packet is handled
+	for {
+		oldest, err := keys.run(time.Now())
+		if err != nil {
+			log.Error("keys that are due could not be erased", "error", err)
+		} else {
+			removed := 0
+			var after []byte
+			for ctx.Err() == nil {
+				var n int
+				server.Do(func() { n, after, err = alloc.Forget(oldest, after, chunk) })
+				removed += n
+				if err != nil || after == nil {
+					break
+				}
+			}
+			if err != nil {
+				log.Error("leases that are due could not be removed", "error", err)
+			} else if removed > 0 {
+				log.Info("removed leases of erased epochs", "leases", removed)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(every):
+		}
+	}
+}

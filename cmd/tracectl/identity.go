@@ -1,0 +1,95 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"brightgid/internal/secretfile"
+	"brightgid/trace"
+)
+
+func identityCommand() *cobra.Command {
+	c := &cobra.Command{Use: "identity", Short: "Make keys and certificates"}
+	c.AddCommand(identityNewCommand())
+	return c
+}
+
+func identityNewCommand() *cobra.Command {
+	var name, out string
+	var holder bool
+	var years int
+	c := &cobra.Command{
+		Use:   "new",
+		Short: "Make a signing key with a self-signed certificate",
+		Long: `Make OUT.key, which is secret, and OUT.pem, a self-signed certificate that others
+add to those that they trust. With --holder also OUT.holder.json, which goes into
+warrants: it says whom they are for and to which key approvals are sealed.`,
+		Example: `  tracectl identity new --name "District Court" --out court
+  tracectl identity new --name "Police, Unit 7" --holder --out police`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			now := time.Now()
+			if years < 1 || years > 30 {
+				return usageError{fmt.Errorf("--years %d: want 1 to 30", years)}
+			}
+			var id *trace.Identity
+			var err error
+			if from, until := now.Add(-time.Hour), now.AddDate(years, 0, 0); holder {
+				id, err = trace.NewHolder(rand.Reader, name, from, until)
+			} else {
+				id, err = trace.NewIdentity(rand.Reader, name, from, until)
+			}
+			if err != nil {
+				return err
+			}
+			paths := []string{out + ".key", out + ".pem"}
+			if holder {
+				paths = append(paths, out+".holder.json")
+			}
+			for _, p := range paths {
+				if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
+					return fmt.Errorf("%s exists already; nothing was changed", p)
+				}
+			}
+			key, err := id.MarshalKey()
+			if err != nil {
+				return err
+			}
+			if err := secretfile.Create(paths[0], key); err != nil {
+				return err
+			}
+			if err := secretfile.CreatePublic(paths[1], id.MarshalCertificate()); err != nil {
+				return err
+			}
+			if holder {
+				h, err := id.Holder()
+				if err != nil {
+					return err
+				}
+				text, err := indented(h)
+				if err != nil {
+					return err
+				}
+				if err := secretfile.CreatePublic(paths[2], text); err != nil {
+					return err
+				}
+			}
+			for _, p := range paths {
+				fmt.Fprintln(c.OutOrStdout(), p)
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&name, "name", "", "whose identity it is")
+	c.Flags().StringVarP(&out, "out", "o", "", "`path` of the files, without an ending")
+	c.Flags().BoolVar(&holder, "holder", false, "make it fit for a holder of warrants")
+	c.Flags().IntVar(&years, "years", 2, "how many years the certificate is valid")
+	required(c, "name", "out")
+	return c
+}

@@ -1,0 +1,534 @@
+// Package config reads gidserver's configuration: TOML, where an unknown key or
+// a wrong value is an error that names file, line and key.
+package config
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
+
+	"brightgid/eidauth"
+	"brightgid/idcodec"
+	"brightgid/lease"
+)
+
+// Config is gidserver's configuration. Paths are absolute or relative to the
+// file's directory; [Parse] makes them whole.
+type Config struct {
+	Realm   string  `toml:"realm"`
+	State   string  `toml:"state"`
+	Keys    Keys    `toml:"keys"`
+	DHCPv6  DHCPv6  `toml:"dhcpv6"`
+	Lease   Lease   `toml:"lease"`
+	Links   []Link  `toml:"link"`
+	Auth    Auth    `toml:"auth"`
+	Resolve Resolve `toml:"resolve"`
+	Metrics Metrics `toml:"metrics"`
+	Log     Log     `toml:"log"`
+}
+
+// Keys are the paths of key files.
+type Keys struct {
+	Keyring  string `toml:"keyring"`
+	Registry string `toml:"registry"`
+	Escrow   string `toml:"escrow"`
+}
+
+// DHCPv6 is what the protocol needs.
+type DHCPv6 struct {
+	DUID               DUID     `toml:"duid"`
+	Preference         uint8    `toml:"preference"`
+	RapidCommit        bool     `toml:"rapid-commit"`
+	DNS                []Addr   `toml:"dns"`
+	Search             []string `toml:"search"`
+	T1                 Duration `toml:"t1"`
+	T2                 Duration `toml:"t2"`
+	InformationRefresh Duration `toml:"information-refresh"`
+}
+
+// Lease is how long and how many.
+type Lease struct {
+	Preferred     Duration `toml:"preferred"`
+	Valid         Duration `toml:"valid"`
+	MaxAge        Duration `toml:"max-age"`
+	Retention     Duration `toml:"retention"`
+	DeclineHold   Duration `toml:"decline-hold"`
+	PerSubscriber int      `toml:"per-subscriber"`
+}
+
+// Link is a link that clients are on.
+type Link struct {
+	Name       string   `toml:"name"`
+	Interface  string   `toml:"interface"`
+	Prefixes   []Prefix `toml:"prefixes"`
+	RelayLinks []Addr   `toml:"relay-links"`
+}
+
+// Auth is how clients are authenticated.
+type Auth struct {
+	TrustedRelays []Addr   `toml:"trusted-relays"`
+	RelayOptions  []string `toml:"relay-options"`
+	Table         string   `toml:"table"`
+}
+
+// Resolve is the API for warrants.
+type Resolve struct {
+	Listen      string `toml:"listen"`
+	Identity    string `toml:"identity"` // path without .key and .pem
+	Authorities string `toml:"authorities"`
+	Holders     string `toml:"holders"`
+}
+
+// Metrics is the Prometheus endpoint.
+type Metrics struct {
+	Listen string `toml:"listen"`
+}
+
+// Log is how the log is written.
+type Log struct {
+	Level  string `toml:"level"`
+	Format string `toml:"format"`
+}
+
+// Duration is whole seconds, written as "90m" or "30d".
+type Duration time.Duration
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(text []byte) error {
+	s := string(text)
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		if err != nil {
+			return fmt.Errorf("%q is no duration; write 90s, 30m, 12h or 7d", s)
+		}
+		*d = Duration(time.Duration(n) * 24 * time.Hour)
+		return nil
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil || v < 0 || v%time.Second != 0 {
+		return fmt.Errorf("%q is no duration in whole seconds; write 90s, 30m, 12h or 7d", s)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Addr is an IPv6 address.
+type Addr struct{ netip.Addr }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (a *Addr) UnmarshalText(text []byte) error {
+	v, err := netip.ParseAddr(string(text))
+	if err != nil || !v.Is6() || v.Is4In6() || v.Zone() != "" {
+		return fmt.Errorf("%q is no IPv6 address", text)
+	}
+	a.Addr = v
+	return nil
+}
+
+// Prefix is an IPv6 /64.
+type Prefix struct{ idcodec.Prefix }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *Prefix) UnmarshalText(text []byte) error {
+	v, err := netip.ParsePrefix(string(text))
+	if err != nil {
+		return fmt.Errorf("%q is no IPv6 prefix", text)
+	}
+	p.Prefix, err = idcodec.PrefixFrom(v)
+	return err
+}
+
+// DUID is a DUID or a link-layer address, in hex with or without colons.
+type DUID []byte
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *DUID) UnmarshalText(text []byte) error {
+	v, err := hex.DecodeString(strings.NewReplacer(":", "", "-", "").Replace(string(text)))
+	if err != nil {
+		return fmt.Errorf("%q is not hex", text)
+	}
+	*d = v
+	return nil
+}
+
+// Error is what is wrong with a configuration.
+type Error struct {
+	File string
+	Line int // 0 when something is missing
+	Key  string
+	Err  error
+}
+
+func (e *Error) Error() string {
+	where := e.File
+	if e.Line > 0 {
+		where += ":" + strconv.Itoa(e.Line)
+	}
+	if e.Key == "" {
+		return fmt.Sprintf("%s: %v", where, e.Err)
+	}
+	return fmt.Sprintf("%s: %s: %v", where, e.Key, e.Err)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// defaults are the values of keys that a file leaves out.
+func defaults() Config {
+	return Config{
+		Keys: Keys{Keyring: "keyring", Registry: "registry.key", Escrow: "escrow.json"},
+		Lease: Lease{
+			Preferred: Duration(time.Hour), Valid: Duration(2 * time.Hour), MaxAge: Duration(72 * time.Hour),
+			Retention: Duration(180 * 24 * time.Hour), DeclineHold: Duration(24 * time.Hour), PerSubscriber: 16,
+		},
+		Auth: Auth{RelayOptions: []string{"subscriber-id", "remote-id", "interface-id"}},
+		Log:  Log{Level: "info", Format: "text"},
+	}
+}
+
+// Parse reads a configuration. The error joins an [*Error] for everything that
+// is wrong.
+func Parse(file string, text []byte) (*Config, error) {
+	c := defaults()
+	if err := decode(file, text, &c); err != nil {
+		return nil, err
+	}
+	v := &checker{file: file, lines: lines(text)}
+	c.check(v)
+	if len(v.errs) > 0 {
+		return nil, errors.Join(v.errs...)
+	}
+	dir := filepath.Dir(file)
+	for _, p := range []*string{&c.State, &c.Keys.Keyring, &c.Keys.Registry, &c.Keys.Escrow, &c.Auth.Table,
+		&c.Resolve.Identity, &c.Resolve.Authorities, &c.Resolve.Holders} {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+	return &c, nil
+}
+
+// decode decodes strictly and gives the library's errors their file and line.
+func decode(file string, text []byte, v any) error {
+	d := toml.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	err := d.Decode(v)
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) {
+		var errs []error
+		for i := range strict.Errors {
+			e := &strict.Errors[i]
+			line, _ := e.Position()
+			errs = append(errs, &Error{file, line, strings.Join(e.Key(), "."), errors.New("unknown key")})
+		}
+		return errors.Join(errs...)
+	}
+	var de *toml.DecodeError
+	if errors.As(err, &de) {
+		line, _ := de.Position()
+		key := strings.Join(de.Key(), ".")
+		if key == "" {
+			key = keyAt(text, line)
+		}
+		return &Error{file, line, key, errors.New(strings.TrimPrefix(de.Error(), "toml: "))}
+	}
+	if err != nil {
+		return &Error{File: file, Err: err}
+	}
+	return nil
+}
+
+// lines returns the line of every key, by its dotted name; a key in the n-th
+// table of an array is array[n].key.
+func lines(text []byte) map[string]int {
+	out := make(map[string]int)
+	var p unstable.Parser
+	p.Reset(text)
+	prefix := ""
+	count := make(map[string]int)
+	for p.NextExpression() {
+		e := p.Expression()
+		name, line := "", 0
+		for it := e.Key(); it.Next(); {
+			if name != "" {
+				name += "."
+			}
+			name += string(it.Node().Data)
+			if line == 0 {
+				line = p.Shape(it.Node().Raw).Start.Line
+			}
+		}
+		switch e.Kind {
+		case unstable.Table:
+			prefix = name
+			out[prefix] = line
+			prefix += "."
+		case unstable.ArrayTable:
+			prefix = fmt.Sprintf("%s[%d]", name, count[name])
+			count[name]++
+			out[prefix] = line
+			prefix += "."
+		case unstable.KeyValue:
+			out[prefix+name] = line
+		}
+	}
+	return out
+}
+
+// keyAt returns the key whose line is the last at or before a line.
+func keyAt(text []byte, line int) string {
+	best, key := 0, ""
+	for k, l := range lines(text) {
+		if l <= line && l > best {
+			best, key = l, k
+		}
+	}
+	return key
+}
+
+// checker collects what is wrong.
+type checker struct {
+	file  string
+	lines map[string]int
+	errs  []error
+}
+
+func (v *checker) fail(key, format string, args ...any) {
+	line := v.lines[key]
+	for k := key; line == 0 && k != ""; line = v.lines[k] { // of its table, when the key is missing
+		i := strings.LastIndexByte(k, '.')
+		if i < 0 {
+			break
+		}
+		k = k[:i]
+	}
+	v.errs = append(v.errs, &Error{v.file, line, key, fmt.Errorf(format, args...)})
+}
+
+func (v *checker) between(key string, d, low, high Duration) {
+	if d < low || d > high {
+		v.fail(key, "%s: want %s to %s", time.Duration(d), time.Duration(low), time.Duration(high))
+	}
+}
+
+func (v *checker) listen(key, s string) {
+	if host, port, err := net.SplitHostPort(s); err != nil {
+		v.fail(key, "%q: want an address and a port, as in \"[::1]:8547\"", s)
+	} else if n, err := strconv.ParseUint(port, 10, 16); err != nil || host == "" && n == 0 {
+		v.fail(key, "%q: the port is no number", s)
+	}
+}
+
+// check applies the rules that are not in the types.
+func (c *Config) check(v *checker) {
+	const day = Duration(24 * time.Hour)
+	if c.Realm == "" || len(c.Realm) > idcodec.MaxLabelLen {
+		v.fail("realm", "want the ISP's realm, 1 to %d bytes; NIDs are bound to it", idcodec.MaxLabelLen)
+	}
+	if c.State == "" {
+		v.fail("state", "want the directory of the lease database")
+	}
+	for key, path := range map[string]string{"keys.keyring": c.Keys.Keyring, "keys.registry": c.Keys.Registry, "keys.escrow": c.Keys.Escrow} {
+		if path == "" {
+			v.fail(key, "want the path of a file")
+		}
+	}
+	if n := len(c.DHCPv6.DUID); n < 3 || n > lease.MaxDUIDLen {
+		v.fail("dhcpv6.duid", "%d bytes: want the server's DUID, 3 to %d bytes in hex; `gidserver init` makes one", n, lease.MaxDUIDLen)
+	}
+	l := &c.Lease
+	v.between("lease.preferred", l.Preferred, Duration(time.Second), 90*day)
+	v.between("lease.valid", l.Valid, Duration(time.Second), 180*day)
+	if l.Valid < l.Preferred {
+		v.fail("lease.valid", "%s is shorter than lease.preferred, %s", time.Duration(l.Valid), time.Duration(l.Preferred))
+	}
+	v.between("lease.max-age", l.MaxAge, Duration(time.Second), 365*day)
+	if l.MaxAge < l.Valid {
+		v.fail("lease.max-age", "%s is shorter than lease.valid, %s", time.Duration(l.MaxAge), time.Duration(l.Valid))
+	}
+	v.between("lease.retention", l.Retention, Duration(time.Hour), 3660*day)
+	if l.Retention < l.MaxAge {
+		v.fail("lease.retention", "%s is shorter than lease.max-age, %s: keys would be erased while their addresses are in use", time.Duration(l.Retention), time.Duration(l.MaxAge))
+	}
+	v.between("lease.decline-hold", l.DeclineHold, Duration(time.Minute), 365*day)
+	if l.PerSubscriber < 1 || l.PerSubscriber > 1024 {
+		v.fail("lease.per-subscriber", "%d: want 1 to 1024", l.PerSubscriber)
+	}
+	if t1, t2 := c.DHCPv6.T1, c.DHCPv6.T2; t1 > 0 && t2 > 0 && t1 > t2 {
+		v.fail("dhcpv6.t1", "%s is later than dhcpv6.t2, %s (RFC 9915 §21.4)", time.Duration(t1), time.Duration(t2))
+	}
+	c.checkLinks(v)
+	for _, o := range c.Auth.RelayOptions {
+		if _, err := eidauth.NewRelaySource(eidauth.RelayOption(o)); err != nil {
+			v.fail("auth.relay-options", "%w", err)
+		}
+	}
+	if len(c.Auth.TrustedRelays) == 0 && c.Auth.Table == "" {
+		v.fail("auth", "neither trusted-relays nor a table: no client could be authenticated")
+	}
+	if c.Resolve.Listen != "" {
+		v.listen("resolve.listen", c.Resolve.Listen)
+		for key, path := range map[string]string{"resolve.identity": c.Resolve.Identity, "resolve.authorities": c.Resolve.Authorities, "resolve.holders": c.Resolve.Holders} {
+			if path == "" {
+				v.fail(key, "want a path, for resolve.listen is set")
+			}
+		}
+	}
+	if c.Metrics.Listen != "" {
+		v.listen("metrics.listen", c.Metrics.Listen)
+	}
+	if _, err := c.Log.SlogLevel(); err != nil {
+		v.fail("log.level", "%w", err)
+	}
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		v.fail("log.format", "%q: want text or json", c.Log.Format)
+	}
+}
+
+func (c *Config) checkLinks(v *checker) {
+	if len(c.Links) == 0 {
+		v.fail("link", "no [[link]]: there is nobody to serve")
+	}
+	names, interfaces, prefixes := map[string]bool{}, map[string]string{}, map[idcodec.Prefix]string{}
+	for i := range c.Links {
+		l := &c.Links[i]
+		key := func(k string) string { return fmt.Sprintf("link[%d].%s", i, k) }
+		if l.Name == "" || names[l.Name] {
+			v.fail(key("name"), "%q: want a name that no other link has", l.Name)
+		}
+		names[l.Name] = true
+		if other, ok := interfaces[l.Interface]; ok && l.Interface != "" {
+			v.fail(key("interface"), "%q is link %q already", l.Interface, other)
+		}
+		interfaces[l.Interface] = l.Name
+		if n := len(l.Prefixes); n < 1 || n > lease.MaxPrefixes {
+			v.fail(key("prefixes"), "%d prefixes: want 1 to %d", n, lease.MaxPrefixes)
+		}
+		for _, p := range l.Prefixes {
+			if other, ok := prefixes[p.Prefix]; ok {
+				v.fail(key("prefixes"), "%s is on link %q already", p.Prefix, other)
+			}
+			prefixes[p.Prefix] = l.Name
+		}
+	}
+}
+
+// SlogLevel returns the level of the log.
+func (l Log) SlogLevel() (slog.Level, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(l.Level)); err != nil {
+		return 0, fmt.Errorf("%q: want debug, info, warn or error", l.Level)
+	}
+	return level, nil
+}
+
+// Policy returns the lease policy.
+func (l Lease) Policy() lease.Policy {
+	return lease.Policy{
+		Preferred: time.Duration(l.Preferred), Valid: time.Duration(l.Valid), MaxAge: time.Duration(l.MaxAge),
+		DeclineHold: time.Duration(l.DeclineHold), PerSubscriber: l.PerSubscriber,
+	}
+}
+
+// table is the file of a static table.
+type table struct {
+	Entries []tableEntry `toml:"entry"`
+}
+
+type tableEntry struct {
+	DUID      DUID   `toml:"duid,omitempty"`
+	LinkLayer DUID   `toml:"link-layer,omitempty"`
+	EID       string `toml:"eid,omitempty"`
+	Sealed    string `toml:"sealed,omitempty"` // base64 of lookup key ‖ NID
+}
+
+// ParseTable reads a static table. An error never holds an EID.
+func ParseTable(file string, text []byte) ([]eidauth.Entry, error) {
+	var t table
+	if err := decode(file, text, &t); err != nil {
+		// The library shows the value that it could not read.
+		var e *Error
+		if errors.As(err, &e) {
+			return nil, &Error{e.File, e.Line, e.Key, errors.New("unknown key or wrong value")}
+		}
+		return nil, err
+	}
+	at := lines(text)
+	var out []eidauth.Entry
+	for i, e := range t.Entries {
+		key := fmt.Sprintf("entry[%d]", i)
+		fail := func(name string, err error) ([]eidauth.Entry, error) {
+			line := at[key+"."+name]
+			if line == 0 {
+				line = at[key]
+			}
+			return nil, &Error{file, line, key + "." + name, err}
+		}
+		entry := eidauth.Entry{DUID: e.DUID, LinkLayer: e.LinkLayer}
+		if (len(e.DUID) > 0) == (len(e.LinkLayer) > 0) {
+			return fail("duid", errors.New("want either duid or link-layer"))
+		}
+		switch {
+		case (e.EID != "") == (e.Sealed != ""):
+			return fail("eid", errors.New("want either eid or sealed"))
+		case e.EID != "":
+			eid, err := idcodec.ParseEID(e.EID)
+			if err != nil {
+				return fail("eid", err)
+			}
+			entry.Identity.EID = eid
+		default:
+			s, err := parseSealed(e.Sealed)
+			if err != nil {
+				return fail("sealed", err)
+			}
+			entry.Identity.Sealed = s
+		}
+		out = append(out, entry)
+	}
+	if _, err := eidauth.NewTable(out); err != nil {
+		return nil, &Error{File: file, Err: err}
+	}
+	return out, nil
+}
+
+func parseSealed(s string) (*eidauth.Sealed, error) {
+	b, err := base64.StdEncoding.DecodeString(s)
+	n := len(idcodec.LookupKey{})
+	if err != nil || len(b) <= n || len(b) > n+idcodec.MaxNIDLen {
+		return nil, errors.New("not a sealed identity; `gidserver seal-table` makes them")
+	}
+	return &eidauth.Sealed{Key: idcodec.LookupKey(b[:n]), NID: idcodec.NID(b[n:])}, nil
+}
+
+// FormatTable writes a static table.
+func FormatTable(entries []eidauth.Entry) string {
+	var b strings.Builder
+	for _, e := range entries {
+		b.WriteString("[[entry]]\n")
+		if len(e.DUID) > 0 {
+			fmt.Fprintf(&b, "duid = %q\n", colons(e.DUID))
+		} else {
+			fmt.Fprintf(&b, "link-layer = %q\n", colons(e.LinkLayer))
+		}
+		if s := e.Identity.Sealed; s != nil {
+			fmt.Fprintf(&b, "sealed = %q\n\n", base64.StdEncoding.EncodeToString(append(s.Key[:], s.NID...)))
+		} else {
+			fmt.Fprintf(&b, "eid = %q\n\n", e.Identity.EID.Reveal())
+		}
+	}
+	return b.String()
+}
+
+func colons(b []byte) string { return net.HardwareAddr(b).String() }
