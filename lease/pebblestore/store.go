@@ -30,7 +30,8 @@ type Options struct {
 	Log *slog.Logger
 
 	// Reserve is how many bytes must be free before the store goes on after
-	// the disk was full. 0 means DefaultReserve.
+	// the disk was full, or an eighth of the disk, if that is less. 0 means
+	// DefaultReserve.
 	Reserve uint64
 
 	// ReadOnly opens the database for reading. It must not be open elsewhere.
@@ -128,6 +129,9 @@ func (s *Store) start(readOnly bool) error {
 func (s *Store) waitForSpace(dir string, reserve uint64) {
 	s.full.Store(true)
 	defer s.full.Store(false)
+	if usage, err := vfs.Default.GetDiskUsage(dir); err == nil {
+		reserve = min(reserve, usage.TotalBytes/8)
+	}
 	s.log.Error("disk full: no lease can be stored, so no client is answered; free some space",
 		"directory", dir, "bytes_needed", reserve)
 	for tick := 0; ; tick++ {

@@ -1,0 +1,331 @@
+package netlab
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// ISP is a gidserver in a namespace, with the trustees, the court and the police
+// that belong to a trace, each with files of their own.
+type ISP struct {
+	// Host runs the server. Its interface eth1 leads to clients, eth2 to
+	// relays; their links are made by [ISP.Direct] and [ISP.Relayed].
+	Host *Namespace
+
+	// Dir holds etc (the server's configuration), state, and a directory for
+	// each role.
+	Dir string
+
+	Server *Process
+
+	lab *Lab
+	bin string // directory of the built programs
+}
+
+// Prefixes and addresses in the lab.
+const (
+	DirectPrefix = "2001:db8:1::/64"
+	RelayPrefix  = "2001:db8:2::/64"
+	ServerAddr   = "2001:db8:ff::1"
+	RelayAddr    = "2001:db8:ff::2"
+	RelayDown    = "2001:db8:2::1"
+	ResolveAddr  = "[::1]:8547"
+)
+
+// ISPOptions are what NewISP may be told.
+type ISPOptions struct {
+	Bin      string // directory of gidserver and tracectl
+	Realm    string
+	Lease    string            // lines of the [lease] section
+	DHCPv6   string            // lines of the [dhcpv6] section
+	Table    map[string]string // link-layer address → EID; it is sealed
+	LogLevel string
+}
+
+// NewISP makes the keys of everybody and a configuration. [ISP.Serve] starts the
+// server.
+func (l *Lab) NewISP(o ISPOptions) (*ISP, error) {
+	host, err := l.Namespace("isp")
+	if err != nil {
+		return nil, err
+	}
+	i := &ISP{Host: host, Dir: filepath.Join(l.Dir, "isp"), lab: l, bin: o.Bin}
+	if o.Realm == "" {
+		o.Realm = "isp.example"
+	}
+	if o.LogLevel == "" {
+		o.LogLevel = "debug"
+	}
+	if err := os.MkdirAll(i.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	steps := [][]string{
+		{"tracectl", "ceremony", "deal", "--threshold", "2", "--trustees", "judge,regulator,isp", "--out", i.Path("trustees")},
+		{"tracectl", "identity", "new", "--name", "District Court", "--out", i.Path("court")},
+		{"tracectl", "identity", "new", "--name", "Police", "--holder", "--out", i.Path("police")},
+		{"gidserver", "init", "--dir", i.Path("etc"), "--state", i.Path("state"), "--realm", o.Realm, "--interface", "eth1",
+			"--prefix", DirectPrefix, "--listen", ResolveAddr, "--escrow", i.Path("trustees", "escrow.json")},
+	}
+	for _, s := range steps {
+		if _, err := i.Run(s[0], s[1:]...); err != nil {
+			return nil, err
+		}
+	}
+	if err := i.configure(o); err != nil {
+		return nil, err
+	}
+	return i, l.roots(i)
+}
+
+// roots tells the server whose warrants count.
+func (l *Lab) roots(i *ISP) error {
+	for from, to := range map[string]string{"court.pem": "authorities.pem", "police.pem": "holders.pem"} {
+		b, err := os.ReadFile(i.Path(from))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(i.Path("etc", to), b, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// configure writes the lab's settings into the configuration that init made.
+func (i *ISP) configure(o ISPOptions) error {
+	b, err := os.ReadFile(i.Config())
+	if err != nil {
+		return err
+	}
+	text := string(b)
+	for old, new := range map[string]string{
+		"[auth]\n":   fmt.Sprintf("[[link]]\nname = \"relayed\"\nprefixes = [%q]\n\n[auth]\ntrusted-relays = [%q, %q]\n", RelayPrefix, RelayAddr, RelayDown),
+		"[lease]\n":  "[lease]\n" + o.Lease + "\n",
+		"[dhcpv6]\n": "[dhcpv6]\n" + o.DHCPv6 + "\n",
+		"[log]\n":    fmt.Sprintf("[log]\nlevel = %q\n", o.LogLevel),
+	} {
+		if !strings.Contains(text, old) {
+			return fmt.Errorf("gidserver's configuration has no section %q", strings.TrimSpace(old))
+		}
+		text = strings.Replace(text, old, new, 1)
+	}
+	if err := os.WriteFile(i.Config(), []byte(text), 0o644); err != nil {
+		return err
+	}
+	if len(o.Table) == 0 {
+		return nil
+	}
+	var table strings.Builder
+	for mac, eid := range o.Table {
+		fmt.Fprintf(&table, "[[entry]]\nlink-layer = %q\neid = %q\n\n", mac, eid)
+	}
+	if err := os.WriteFile(i.Path("etc", "table.toml"), []byte(table.String()), 0o600); err != nil {
+		return err
+	}
+	_, err = i.Run("gidserver", "seal-table", "--config", i.Config())
+	return err
+}
+
+// Path returns a path below the ISP's directory.
+func (i *ISP) Path(elem ...string) string { return filepath.Join(append([]string{i.Dir}, elem...)...) }
+
+// Config returns the path of the server's configuration.
+func (i *ISP) Config() string { return i.Path("etc", "gidserver.toml") }
+
+// Run runs one of the project's programs on the ISP's host and returns what it
+// printed.
+func (i *ISP) Run(program string, args ...string) (string, error) {
+	return i.Host.Output(filepath.Join(i.bin, program), args...)
+}
+
+// Direct connects a client's host, by an interface eth0 with a MAC address, to
+// the server's eth1.
+func (i *ISP) Direct(client *Namespace, mac string) error {
+	if err := i.lab.Connect(client, "eth0", mac, i.Host, "eth1", ""); err != nil {
+		return err
+	}
+	return i.Host.Do("ip", "address", "add", "2001:db8:1::1/64", "dev", "eth1", "nodad")
+}
+
+// Relayed makes a relay's host between the server's eth2 and a client's eth0:
+// its interface down0 leads to the client and up0 to the server.
+func (i *ISP) Relayed(client *Namespace, mac string) (*Namespace, error) {
+	relay, err := i.lab.Namespace("relay")
+	if err != nil {
+		return nil, err
+	}
+	if err := i.lab.Connect(relay, "up0", "", i.Host, "eth2", ""); err != nil {
+		return nil, err
+	}
+	if err := i.lab.Connect(client, "eth0", mac, relay, "down0", ""); err != nil {
+		return nil, err
+	}
+	return relay, errors.Join(
+		i.Host.Do("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth1peer"), // a link without clients
+		i.Host.Do("ip", "link", "set", "eth1", "up"),
+		i.Host.Do("ip", "address", "add", ServerAddr+"/64", "dev", "eth2", "nodad"),
+		relay.Do("ip", "address", "add", RelayAddr+"/64", "dev", "up0", "nodad"),
+		relay.Do("ip", "address", "add", RelayDown+"/64", "dev", "down0", "nodad"),
+		i.Host.Do("ip", "route", "add", RelayPrefix, "via", RelayAddr),
+	)
+}
+
+// DHCRelay starts ISC's relay, which names the line by a Subscriber-ID.
+func (i *ISP) DHCRelay(relay *Namespace, subscriber string) (*Process, error) {
+	p, err := relay.Start("dhcrelay", "-6", "-d", "--no-pid", "-I", "-s", subscriber, "-l", "down0", "-u", ServerAddr+"%up0")
+	if err != nil {
+		return nil, err
+	}
+	return p, p.WaitLog("Sending on   Socket/", 10*time.Second)
+}
+
+// Dnsmasq starts dnsmasq as a relay, which tells the client's link-layer address
+// (RFC 6939).
+func (i *ISP) Dnsmasq(relay *Namespace) (*Process, error) {
+	p, err := relay.Start("dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--user=root", "--pid-file",
+		"--interface=down0", "--interface=up0", "--log-dhcp", "--dhcp-relay="+RelayDown+","+ServerAddr)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.WaitLog("DHCP relay from", 10*time.Second)
+}
+
+// Serve starts the server and waits until it is ready. wrap, if not empty, is a
+// command that runs it, such as taskset.
+func (i *ISP) Serve(wrap ...string) error {
+	args := append(wrap, filepath.Join(i.bin, "gidserver"), "serve", "--config", i.Config())
+	p, err := i.Host.Start(args[0], args[1:]...)
+	if err != nil {
+		return err
+	}
+	i.Server = p
+	return p.WaitLog("msg=serving", 20*time.Second)
+}
+
+// Lease is what `gidserver leases --json` prints.
+type Lease struct {
+	Address    netip.Addr `json:"address"`
+	Subscriber uint64     `json:"subscriber"`
+	Slot       uint16     `json:"slot"`
+	Epoch      uint32     `json:"epoch"`
+	State      string     `json:"state"`
+	Born       time.Time  `json:"born"`
+	Start      time.Time  `json:"start"`
+	Updated    time.Time  `json:"updated"`
+	ValidUntil time.Time  `json:"valid_until"`
+}
+
+// Leases lists the leases, ended ones as well.
+func (i *ISP) Leases() ([]Lease, error) {
+	out, err := i.Run("gidserver", "leases", "--config", i.Config(), "--all", "--json")
+	if err != nil {
+		return nil, err
+	}
+	var leases []Lease
+	for line := range strings.Lines(out) {
+		var l Lease
+		if err := json.Unmarshal([]byte(line), &l); err != nil {
+			return nil, err
+		}
+		leases = append(leases, l)
+	}
+	return leases, nil
+}
+
+// Decode runs `gidserver gid decode` on a lease's address.
+func (i *ISP) Decode(addr netip.Addr, at time.Time) (string, error) {
+	return i.Run("gidserver", "gid", "decode", "--keyring", i.Path("etc", "keyring"), "--address", addr.String(), "--time", fmt.Sprint(at.Unix()))
+}
+
+// Step is one command of a trace.
+type Step struct {
+	Who, Program string
+	Args         []string
+}
+
+// TraceSteps returns the commands that recover the EID behind an address at a
+// time; name makes their files.
+func (i *ISP) TraceSteps(name string, addr netip.Addr, at time.Time) []Step {
+	file := func(suffix string) string { return i.Path(name + suffix) }
+	docs := []string{"--warrant", file(".warrant"), "--resolution", file(".resolution"), "--escrow", i.Path("trustees", "escrow.json"),
+		"--authorities", i.Path("court.pem"), "--isps", i.Path("etc", "resolver.pem")}
+	approve := func(trustee string) Step {
+		return Step{"trustee " + trustee, "tracectl", append([]string{"approve", "--share", i.Path("trustees", trustee+".share"), "--out", file("." + trustee)}, docs...)}
+	}
+	return []Step{
+		{"court", "tracectl", []string{"warrant", "new", "--case", "7 O 12/26", "--authority", "District Court", "--legal-basis", "laboratory order",
+			"--purpose", "demonstration", "--holder", i.Path("police.holder.json"), "--address", addr.String(), "--from", at.UTC().Format(time.RFC3339), "--out", file(".json")}},
+		{"court", "tracectl", []string{"warrant", "sign", "--warrant", file(".json"), "--identity", i.Path("court"), "--out", file(".warrant")}},
+		{"police", "tracectl", []string{"resolve", "--warrant", file(".warrant"), "--server", "https://" + ResolveAddr, "--identity", i.Path("police"),
+			"--authorities", i.Path("court.pem"), "--isps", i.Path("etc", "resolver.pem"), "--out", file(".resolution")}},
+		approve("judge"),
+		approve("regulator"),
+		{"police", "tracectl", append([]string{"recover", "--identity", i.Path("police"), "--approval", file(".judge"), "--approval", file(".regulator"), "--json"}, docs...)},
+	}
+}
+
+// Persons returns the EIDs in the report that the last of TraceSteps prints.
+func Persons(report string) ([]string, error) {
+	var r struct {
+		Findings []struct {
+			Persons []struct {
+				EID string `json:"eid"`
+			} `json:"persons"`
+		} `json:"findings"`
+	}
+	if err := json.Unmarshal([]byte(report), &r); err != nil {
+		return nil, err
+	}
+	var eids []string
+	for _, f := range r.Findings {
+		for _, p := range f.Persons {
+			eids = append(eids, p.EID)
+		}
+	}
+	return eids, nil
+}
+
+// Trace takes all of TraceSteps and returns the EIDs.
+func (i *ISP) Trace(name string, addr netip.Addr, at time.Time) ([]string, error) {
+	report := ""
+	for _, s := range i.TraceSteps(name, addr, at) {
+		var err error
+		if report, err = i.Run(s.Program, s.Args...); err != nil {
+			return nil, fmt.Errorf("%s: %w", s.Who, err)
+		}
+	}
+	return Persons(report)
+}
+
+// Search looks for a text in every file of the server: its configuration, state
+// and what it logged. It returns the places.
+func (i *ISP) Search(text string) ([]string, error) {
+	var found []string
+	out, err := exec.Command("grep", "-rlaF", "--", text, i.Path("etc"), i.Path("state")).Output()
+	var exit *exec.ExitError
+	if err != nil && !(errors.As(err, &exit) && exit.ExitCode() == 1) {
+		return nil, err
+	}
+	found = append(found, strings.Fields(string(out))...)
+	if strings.Contains(i.Server.Log(), text) {
+		found = append(found, "the server's log")
+	}
+	return found, nil
+}
+
+// KillServer ends the server as a crash would.
+func (i *ISP) KillServer() error {
+	if err := i.Server.Signal(syscall.SIGKILL); err != nil {
+		return err
+	}
+	_ = i.Server.Wait(10 * time.Second) // killed
+	return nil
+}

@@ -1,0 +1,367 @@
+package netlab
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"time"
+
+	dhcp6 "github.com/insomniacslk/dhcp/dhcpv6"
+	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
+)
+
+// ListenUDP opens a UDP socket in the namespace. The socket stays there whoever
+// uses it.
+func (n *Namespace) ListenUDP(addr netip.AddrPort) (*net.UDPConn, error) {
+	type result struct {
+		conn *net.UDPConn
+		err  error
+	}
+	done := make(chan result)
+	go func() {
+		// The thread changes its namespace and is never used again: it ends
+		// with this goroutine, which does not unlock it.
+		runtime.LockOSThread()
+		done <- func() (r result) {
+			f, err := os.Open("/var/run/netns/" + n.Name)
+			if err != nil {
+				return result{nil, err}
+			}
+			defer f.Close()
+			if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+				return result{nil, fmt.Errorf("entering namespace %s: %w", n.Name, err)}
+			}
+			r.conn, r.err = net.ListenUDP("udp6", net.UDPAddrFromAddrPort(addr))
+			return r
+		}()
+	}()
+	r := <-done
+	return r.conn, r.err
+}
+
+// Load makes DHCPv6 clients behind one relay go through four-message exchanges:
+// Solicit, Advertise, Request, Reply. It speaks to the server as the relay does,
+// and names each client by an Interface-ID of its own.
+type Load struct {
+	Conn   *net.UDPConn   // where the relay speaks from
+	Server netip.AddrPort // whom it speaks to
+	Link   netip.Addr     // link-address
+	Open   int            // exchanges that are open at once
+	First  uint32         // number of the first client
+	Total  int            // exchanges to do
+	Retry  time.Duration  // after which an unanswered message is sent again; 0: a second
+
+	// Acked, if set, is called with the address of each Reply.
+	Acked func(client uint32, addr netip.Addr)
+}
+
+// Result is what a load measured.
+type Result struct {
+	Exchanges int
+	Elapsed   time.Duration
+	Resent    int
+	Refused   int // exchanges that ended without an address
+	Latency   []time.Duration
+	// RequestSize and ReplySize are the lengths in bytes of the UDP payloads.
+	RequestSize, ReplySize int
+}
+
+// Percentile returns a latency of all exchanges; p is 0 to 1.
+func (r *Result) Percentile(p float64) time.Duration {
+	if len(r.Latency) == 0 {
+		return 0
+	}
+	slices.Sort(r.Latency)
+	return r.Latency[min(int(p*float64(len(r.Latency))), len(r.Latency)-1)]
+}
+
+// client is one exchange under way.
+type client struct {
+	number  uint32
+	xid     uint32
+	request []byte // what was sent last
+	started time.Time
+	sent    time.Time
+}
+
+// Run does the exchanges. It ends early, with an error, when the server has not
+// answered anything for a while.
+func (l *Load) Run(quiet time.Duration) (*Result, error) {
+	if l.Retry == 0 {
+		l.Retry = time.Second
+	}
+	pc := ipv6.NewPacketConn(l.Conn)
+	dst := net.UDPAddrFromAddrPort(l.Server)
+	const batch = 64
+	in := make([]ipv6.Message, batch)
+	for i := range in {
+		in[i].Buffers = [][]byte{make([]byte, 2048)}
+	}
+	out := make([]ipv6.Message, 0, batch)
+	flush := func() error {
+		for len(out) > 0 {
+			n, err := pc.WriteBatch(out, 0)
+			if err != nil {
+				return err
+			}
+			out = out[n:]
+		}
+		out = out[:0]
+		return nil
+	}
+	res := &Result{}
+	open := make(map[uint32]*client, l.Open)
+	next := 0
+	start := time.Now()
+	send := func(c *client, msg []byte, now time.Time) error {
+		c.request, c.sent = msg, now
+		out = append(out, ipv6.Message{Buffers: [][]byte{msg}, Addr: dst})
+		if len(out) == batch {
+			return flush()
+		}
+		return nil
+	}
+	begin := func(now time.Time) error {
+		if next == l.Total {
+			return nil
+		}
+		c := &client{number: l.First + uint32(next), started: now}
+		next++
+		c.xid = c.number & 0x7fffff
+		open[c.xid] = c
+		msg := l.solicit(c)
+		res.RequestSize = len(msg)
+		return send(c, msg, now)
+	}
+	for range min(l.Open, l.Total) {
+		if err := begin(start); err != nil {
+			return res, err
+		}
+	}
+	heard := start
+	for len(open) > 0 {
+		if err := flush(); err != nil {
+			return res, err
+		}
+		if err := l.Conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+			return res, err
+		}
+		n, err := pc.ReadBatch(in, 0)
+		now := time.Now()
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return res, err
+		}
+		for _, m := range in[:max(n, 0)] {
+			heard = now
+			a, err := parseAnswer(m.Buffers[0][:m.N])
+			if err != nil {
+				return res, err
+			}
+			c := open[a.xid&0x7fffff]
+			if c == nil || a.typ == dhcp6.MessageTypeAdvertise && a.xid != c.xid {
+				continue // an answer to what was sent twice
+			}
+			switch {
+			case !a.addr.IsValid():
+				res.Refused++
+			case a.typ == dhcp6.MessageTypeAdvertise:
+				c.xid |= 0x800000
+				if err := send(c, l.requestFor(c, a), now); err != nil {
+					return res, err
+				}
+				continue
+			case a.typ == dhcp6.MessageTypeReply:
+				res.Exchanges++
+				res.ReplySize = m.N
+				res.Latency = append(res.Latency, now.Sub(c.started))
+				if l.Acked != nil {
+					l.Acked(c.number, a.addr)
+				}
+			default:
+				return res, fmt.Errorf("answered by a %s", a.typ)
+			}
+			delete(open, a.xid&0x7fffff)
+			if err := begin(now); err != nil {
+				return res, err
+			}
+		}
+		if n <= 0 {
+			if now.Sub(heard) > quiet {
+				res.Elapsed = now.Sub(start)
+				return res, fmt.Errorf("no answer for %s", quiet)
+			}
+			for _, c := range open {
+				if now.Sub(c.sent) > l.Retry {
+					res.Resent++
+					if err := send(c, c.request, now); err != nil {
+						return res, err
+					}
+				}
+			}
+		}
+	}
+	res.Elapsed = time.Since(start)
+	return res, nil
+}
+
+func option(b []byte, code dhcp6.OptionCode, data ...byte) []byte {
+	b = binary.BigEndian.AppendUint16(b, uint16(code))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(data)))
+	return append(b, data...)
+}
+
+// relayed wraps a message of a client in a Relay-forward.
+func (l *Load) relayed(c *client, typ dhcp6.MessageType, options []byte) []byte {
+	link := l.Link.As16()
+	b := append(make([]byte, 0, 256), byte(dhcp6.MessageTypeRelayForward), 0)
+	b = append(b, link[:]...)
+	b = append(b, 0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) // fe80::number, the peer-address
+	b = binary.BigEndian.AppendUint32(b, c.number)
+	b = option(b, dhcp6.OptionInterfaceID, []byte(fmt.Sprintf("port-%08x", c.number))...)
+	b = binary.BigEndian.AppendUint16(b, uint16(dhcp6.OptionRelayMsg))
+	b = binary.BigEndian.AppendUint16(b, uint16(4+len(options)))
+	b = append(b, byte(typ), byte(c.xid>>16), byte(c.xid>>8), byte(c.xid))
+	return append(b, options...)
+}
+
+// clientOptions are what both messages of a client begin with: its DUID-LL and an
+// elapsed time.
+func clientOptions(c *client) []byte {
+	b := option(nil, dhcp6.OptionClientID, binary.BigEndian.AppendUint32([]byte{0, 3, 0, 1, 2, 0}, c.number)...)
+	return option(b, dhcp6.OptionElapsedTime, 0, 0)
+}
+
+func (l *Load) solicit(c *client) []byte {
+	ia := make([]byte, 12)
+	binary.BigEndian.PutUint32(ia, 1)
+	return l.relayed(c, dhcp6.MessageTypeSolicit, option(clientOptions(c), dhcp6.OptionIANA, ia...))
+}
+
+func (l *Load) requestFor(c *client, a answer) []byte {
+	b := option(clientOptions(c), dhcp6.OptionServerID, a.server...)
+	return l.relayed(c, dhcp6.MessageTypeRequest, option(b, dhcp6.OptionIANA, a.ia...))
+}
+
+// answer is what a load needs of a server's message.
+type answer struct {
+	typ    dhcp6.MessageType
+	xid    uint32
+	server []byte
+	ia     []byte
+	addr   netip.Addr
+}
+
+var errAnswer = errors.New("the server's answer cannot be read")
+
+// parseAnswer reads a Relay-reply with an Advertise or a Reply in it.
+func parseAnswer(b []byte) (a answer, err error) {
+	if len(b) < 34 || dhcp6.MessageType(b[0]) != dhcp6.MessageTypeRelayReply {
+		return a, errAnswer
+	}
+	inner := find(b[34:], dhcp6.OptionRelayMsg)
+	if len(inner) < 4 {
+		return a, errAnswer
+	}
+	a.typ = dhcp6.MessageType(inner[0])
+	a.xid = binary.BigEndian.Uint32(inner) & 0xffffff
+	a.server = slices.Clone(find(inner[4:], dhcp6.OptionServerID))
+	a.ia = slices.Clone(find(inner[4:], dhcp6.OptionIANA))
+	if len(a.ia) < 12 {
+		return a, errAnswer
+	}
+	if addr := find(a.ia[12:], dhcp6.OptionIAAddr); len(addr) >= 24 {
+		a.addr = netip.AddrFrom16([16]byte(addr))
+	}
+	return a, nil
+}
+
+func find(b []byte, code dhcp6.OptionCode) []byte {
+	for len(b) >= 4 {
+		n := int(binary.BigEndian.Uint16(b[2:]))
+		if len(b) < 4+n {
+			return nil
+		}
+		if dhcp6.OptionCode(binary.BigEndian.Uint16(b)) == code {
+			return b[4 : 4+n]
+		}
+		b = b[4+n:]
+	}
+	return nil
+}
+
+// Echo answers every datagram with itself, in batches, until the socket is
+// closed: the least that a UDP server can do.
+func Echo(conn *net.UDPConn) error {
+	pc := ipv6.NewPacketConn(conn)
+	msgs := make([]ipv6.Message, 64)
+	for i := range msgs {
+		msgs[i].Buffers = [][]byte{make([]byte, 2048)}
+	}
+	out := make([]ipv6.Message, 64)
+	for {
+		n, err := pc.ReadBatch(msgs, 0)
+		if err != nil {
+			return err
+		}
+		for i, m := range msgs[:n] {
+			out[i] = ipv6.Message{Buffers: [][]byte{m.Buffers[0][:m.N]}, Addr: m.Addr}
+		}
+		for w := out[:n]; len(w) > 0; {
+			k, err := pc.WriteBatch(w, 0)
+			if err != nil {
+				return err
+			}
+			w = w[k:]
+		}
+	}
+}
+
+// EchoLoad keeps a number of datagrams of a size in flight until so many came
+// back, and returns how long that took.
+func EchoLoad(conn *net.UDPConn, server netip.AddrPort, size, open, total int) (time.Duration, error) {
+	pc := ipv6.NewPacketConn(conn)
+	dst := net.UDPAddrFromAddrPort(server)
+	msgs := make([]ipv6.Message, 64)
+	out := make([]ipv6.Message, 64)
+	for i := range msgs {
+		msgs[i].Buffers = [][]byte{make([]byte, 2048)}
+		out[i] = ipv6.Message{Buffers: [][]byte{make([]byte, size)}, Addr: dst}
+	}
+	write := func(n int) error {
+		for n > 0 {
+			k, err := pc.WriteBatch(out[:min(n, len(out))], 0)
+			if err != nil {
+				return err
+			}
+			n -= k
+		}
+		return nil
+	}
+	start := time.Now()
+	if err := write(open); err != nil {
+		return 0, err
+	}
+	for done := 0; done < total; {
+		if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+			return 0, err
+		}
+		n, err := pc.ReadBatch(msgs, 0)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			n, err = open, nil // all were lost; begin again
+		}
+		if err != nil {
+			return 0, err
+		}
+		done += n
+		if err := write(n); err != nil {
+			return 0, err
+		}
+	}
+	return time.Since(start), nil
+}
