@@ -168,9 +168,12 @@ func (i *ISP) Relayed(client *Namespace, mac string) (*Namespace, error) {
 	if err := i.lab.Connect(client, "eth0", mac, relay, "down0", ""); err != nil {
 		return nil, err
 	}
+	if i.Host.Do("ip", "link", "show", "eth1") != nil { // a link without clients
+		if err := i.lab.Connect(i.Host, "eth1", "", i.Host, "eth1peer", ""); err != nil {
+			return nil, err
+		}
+	}
 	return relay, errors.Join(
-		i.Host.Do("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth1peer"), // a link without clients
-		i.Host.Do("ip", "link", "set", "eth1", "up"),
 		i.Host.Do("ip", "address", "add", ServerAddr+"/64", "dev", "eth2", "nodad"),
 		relay.Do("ip", "address", "add", RelayAddr+"/64", "dev", "up0", "nodad"),
 		relay.Do("ip", "address", "add", RelayDown+"/64", "dev", "down0", "nodad"),

@@ -1,0 +1,56 @@
+# make demo   shows the main job on this machine
+# make test   runs all tests: units, properties, fuzz corpora, end to end
+# make help   lists the rest
+# Demo, test and bench need root, for network namespaces, and Debian 12's packages,
+# which they install.
+
+GO ?= go
+FUZZTIME ?= 30s
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+
+.PHONY: help build deps demo test unit e2e bench lint fuzz vectors clean
+
+help:
+	@echo "make build    build the programs into bin/"
+	@echo "make demo     show the main job: lease, warrant, recovery"
+	@echo "make test     lint and run all tests (root)"
+	@echo "make unit     run the tests that need no root"
+	@echo "make e2e      run the end-to-end tests (root)"
+	@echo "make bench    run the benchmarks, which print ratios (root)"
+	@echo "make lint     gofmt, go vet, staticcheck, govulncheck"
+	@echo "make fuzz     run each fuzz target for FUZZTIME ($(FUZZTIME))"
+	@echo "make vectors  write the published test vectors anew"
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/...
+
+deps:
+	@scripts/deps.sh
+
+demo: deps build
+	@$(GO) run ./internal/demo -bin bin
+
+test: deps lint unit e2e
+
+unit:
+	$(GO) test -race ./...
+	$(GO) test -tags purego ./idcodec
+
+e2e: deps
+	$(GO) test -count=1 -timeout 30m -tags e2e -parallel 6 ./test/... ./lease/pebblestore
+
+lint:
+	@scripts/lint.sh
+
+bench: deps build
+	$(GO) test -run '^$$' -bench . -benchtime 2s ./idcodec ./dhcpv6
+	$(GO) test -count=1 -run '^$$' -bench . -benchtime 1x -tags e2e ./test/bench
+
+fuzz:
+	@scripts/fuzz.sh $(FUZZTIME)
+
+vectors:
+	$(GO) test ./idcodec -run VectorFile -update
+
+clean:
+	rm -rf bin

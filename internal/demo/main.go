@@ -1,0 +1,220 @@
+// Demo shows the project's main job in a lab of network namespaces on this
+// machine: real DHCPv6 clients get traceable-anonymous addresses, and a warrant
+// with two of three trustees recovers the EIDs behind them.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"brightgid/internal/netlab"
+)
+
+const (
+	homeMAC  = "02:00:00:00:00:01"
+	homeEID  = "user:alice@isp.example"
+	flatMAC  = "02:00:00:00:00:02"
+	flatLine = "line-4711"
+	flatEID  = "subscriber:line-4711"
+)
+
+func main() {
+	bin := flag.String("bin", "bin", "`directory` of gidserver and tracectl")
+	flag.Parse()
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	lab, err := netlab.New()
+	if err != nil {
+		fail(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- demo(lab, *bin) }()
+	status := 0
+	select {
+	case err = <-done:
+	case <-interrupted:
+		err, status = errors.New("interrupted; cleaning up"), 130
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "\ndemo:", err)
+		status = max(status, 1)
+	}
+	if err := lab.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, "demo: cleaning up:", err)
+		status = max(status, 1)
+	}
+	os.Exit(status)
+}
+
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, "demo:", err)
+	os.Exit(1)
+}
+
+func title(format string, args ...any) { fmt.Printf("\n== "+format+"\n", args...) }
+func say(format string, args ...any)   { fmt.Printf("   "+format+"\n", args...) }
+
+func demo(lab *netlab.Lab, bin string) error {
+	bin, err := filepath.Abs(bin)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	title("An ISP, a court, the police and three trustees make their keys")
+	isp, err := lab.NewISP(netlab.ISPOptions{
+		Bin: bin, LogLevel: "debug", Lease: "preferred = \"30m\"\nvalid = \"1h\"",
+		Table: map[string]string{homeMAC: homeEID},
+	})
+	if err != nil {
+		return err
+	}
+	say("trustees: judge, regulator and isp, any two of whom open an NID together")
+	say("a static table for a direct client, sealed by gidserver seal-table")
+
+	title("Two homes: one on the server's link, one behind ISC dhcrelay")
+	home, err := lab.Namespace("home")
+	if err != nil {
+		return err
+	}
+	flat, err := lab.Namespace("flat")
+	if err != nil {
+		return err
+	}
+	if err := isp.Direct(home, homeMAC); err != nil {
+		return err
+	}
+	relay, err := isp.Relayed(flat, flatMAC)
+	if err != nil {
+		return err
+	}
+	if _, err := isp.DHCRelay(relay, flatLine); err != nil {
+		return err
+	}
+	if err := isp.Serve(); err != nil {
+		return err
+	}
+	say("gidserver is serving; dhcrelay names the second home's line by a Subscriber-ID")
+
+	title("ISC dhclient, unmodified, asks for an address in each")
+	homeAddr, err := lease(home, netlab.DirectPrefix)
+	if err != nil {
+		return err
+	}
+	say("directly:       %s", homeAddr)
+	flatAddr, err := lease(flat, netlab.RelayPrefix)
+	if err != nil {
+		return err
+	}
+	say("through relay:  %s", flatAddr)
+	at := time.Now()
+	out, err := isp.Run("gidserver", "leases", "--config", isp.Config())
+	if err != nil {
+		return err
+	}
+	say("")
+	for line := range strings.Lines(out) {
+		say("%s", strings.TrimRight(line, "\n"))
+	}
+
+	title("The last 64 bits are a GID: with the epoch key they say a subscriber number, no name")
+	for _, a := range []netip.Addr{homeAddr, flatAddr} {
+		out, err := isp.Decode(a, at)
+		if err != nil {
+			return err
+		}
+		say("%s  →  %s", a, strings.ReplaceAll(strings.TrimSpace(out), "\n", ", "))
+	}
+	forged := homeAddr.Next()
+	if out, err := isp.Decode(forged, at); err == nil || strings.TrimSpace(out) != "forged" {
+		return fmt.Errorf("an invented address was not called forged: %q, %v", out, err)
+	}
+	say("%s  →  forged (nobody leased it)", forged)
+
+	title("gidserver's files and log hold no EID")
+	for _, secret := range []string{"alice", flatLine} {
+		found, err := isp.Search(secret)
+		if err != nil {
+			return err
+		}
+		if len(found) > 0 {
+			return fmt.Errorf("%q stands in %v", secret, found)
+		}
+		say("grep -r %-10q configuration, keys, database, log: nothing", secret)
+	}
+
+	for _, target := range []struct {
+		name, eid string
+		addr      netip.Addr
+	}{{"flat", flatEID, flatAddr}, {"home", homeEID, homeAddr}} {
+		title("Who had %s at %s?", target.addr, at.UTC().Format(time.RFC3339))
+		if err := trace(isp, target.name, target.addr, at, target.eid); err != nil {
+			return err
+		}
+	}
+	title("Done in %s; the lab is being removed", time.Since(began).Round(100*time.Millisecond))
+	return nil
+}
+
+// lease runs dhclient in a home and returns the address that it gets.
+func lease(home *netlab.Namespace, prefix string) (addr netip.Addr, err error) {
+	c, err := home.NewClient("dhclient", "eth0")
+	if err != nil {
+		return addr, err
+	}
+	if err := c.Start(); err != nil {
+		return addr, err
+	}
+	p := netip.MustParsePrefix(prefix)
+	err = netlab.Until(30*time.Second, func() error {
+		addrs, err := home.Addresses("eth0")
+		if err != nil {
+			return err
+		}
+		for _, a := range addrs {
+			if p.Contains(a) {
+				addr = a
+				return nil
+			}
+		}
+		return fmt.Errorf("dhclient got no address; it wrote:\n%s", c.Log())
+	})
+	return addr, err
+}
+
+// trace takes the steps of a trace and shows each command.
+func trace(isp *netlab.ISP, name string, addr netip.Addr, at time.Time, want string) error {
+	var report string
+	for _, step := range isp.TraceSteps(name, addr, at) {
+		out, err := isp.Run(step.Program, step.Args...)
+		if err != nil {
+			return fmt.Errorf("%s: %w", step.Who, err)
+		}
+		verb := step.Args[0]
+		if verb == "warrant" {
+			verb += " " + step.Args[1]
+		}
+		first, _, _ := strings.Cut(strings.TrimSpace(out), "\n")
+		if verb == "recover" {
+			report, first = out, ""
+		}
+		say("%-18s %s %-13s %s", step.Who+":", step.Program, verb, strings.ReplaceAll(first, isp.Dir+"/", ""))
+	}
+	eids, err := netlab.Persons(report)
+	if err != nil {
+		return err
+	}
+	if len(eids) != 1 || eids[0] != want {
+		return fmt.Errorf("recovered %q, want %q", eids, want)
+	}
+	say("")
+	say("EID: %s", eids[0])
+	return nil
+}

@@ -1,0 +1,31 @@
+#!/bin/sh
+# Installs the Debian packages that the tests and the demo use, and says so. It
+# does nothing where they are installed already. No daemon of theirs is started:
+# the tests start their own, in network namespaces.
+set -eu
+packages="iproute2 procps util-linux isc-dhcp-client isc-dhcp-relay dhcpcd-base dibbler-client dnsmasq-base"
+
+missing=""
+for p in $packages; do
+	dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
+done
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" != 0 ]; then
+	echo "These Debian packages are missing:$missing" >&2
+	echo "Install them as root (apt-get install$missing), or run make as root." >&2
+	exit 1
+fi
+echo "Installing Debian packages:$missing"
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+	printf '#!/bin/sh\nexit 101\n' >"$policy"
+	chmod 755 "$policy"
+	trap 'rm -f "$policy"' EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq update
+# shellcheck disable=SC2086
+apt-get -qq install -y --no-install-recommends $missing >/dev/null
