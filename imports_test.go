@@ -1,0 +1,126 @@
+package brightgid_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// layer is the height of each top-level package. Imports go down only, and never
+// to another package of the same height; docs/architecture.md draws it.
+var layer = map[string]int{
+	"idcodec": 0,
+	"eidauth": 1, "lease": 1,
+	"dhcpv6": 2, "trace": 2,
+	"cmd": 3,
+}
+
+// helpers are what the packages of internal/ may import of the project.
+var helpers = map[string][]string{
+	"internal/config":     {"eidauth", "idcodec", "lease"},
+	"internal/demo":       {"internal/netlab"},
+	"internal/harden":     nil,
+	"internal/logging":    nil,
+	"internal/netlab":     nil,
+	"internal/secretfile": nil,
+}
+
+func TestImportsRunOneWay(t *testing.T) {
+	err := filepath.WalkDir(".", func(file string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (strings.HasPrefix(d.Name(), ".") && file != "." || d.Name() == "testdata" || file == "tools" || file == "bin"):
+			return filepath.SkipDir
+		case d.IsDir() || !strings.HasSuffix(file, ".go"):
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		from := path.Dir(filepath.ToSlash(file))
+		for _, spec := range f.Imports {
+			imported, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			if to, ours := strings.CutPrefix(imported, "brightgid/"); ours {
+				if why := forbidden(from, to, strings.HasSuffix(file, "_test.go")); why != "" {
+					t.Errorf("%s imports %s: %s", file, to, why)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// forbidden says why a package may not import another, or nothing.
+func forbidden(from, to string, test bool) string {
+	top := func(p string) string { first, _, _ := strings.Cut(p, "/"); return first }
+	switch top(from) {
+	case "test":
+		if top(to) == "internal" {
+			return ""
+		}
+		return "end-to-end tests use the programs, not the packages"
+	case "internal":
+		allowed, known := helpers[from]
+		if !known {
+			return from + " has no line in this test; give it one"
+		}
+		for _, a := range allowed {
+			if a == to {
+				return ""
+			}
+		}
+		return "an internal package may import only what this test lists"
+	}
+	fromLayer, known := layer[top(from)]
+	if !known {
+		return top(from) + " has no layer in this test; give it one"
+	}
+	if top(to) == "internal" {
+		if top(from) == "cmd" && to != "internal/netlab" {
+			return ""
+		}
+		return "only cmd uses internal packages"
+	}
+	toLayer, known := layer[top(to)]
+	switch {
+	case !known:
+		return top(to) + " has no layer in this test; give it one"
+	case top(from) == top(to) && top(from) != "cmd", toLayer < fromLayer:
+		return ""
+	case test && to == "lease/pebblestore":
+		return "" // the real store under a test
+	case toLayer == fromLayer:
+		return "sideways"
+	}
+	return "upwards"
+}
+
+// A rule that forbids nothing would pass above as well.
+func TestTheRuleForbids(t *testing.T) {
+	for _, c := range []struct{ from, to string }{
+		{"idcodec", "lease"}, {"eidauth", "lease"}, {"dhcpv6", "trace"}, {"lease", "dhcpv6"}, {"trace", "internal/config"},
+		{"cmd/gidserver", "cmd/tracectl"}, {"cmd/gidserver", "internal/netlab"}, {"newroom", "idcodec"}, {"internal/netlab", "lease"},
+		{"test/e2e", "lease"},
+	} {
+		if forbidden(c.from, c.to, false) == "" {
+			t.Errorf("%s may import %s", c.from, c.to)
+		}
+	}
+	if _, err := os.Stat("go.mod"); err != nil {
+		t.Errorf("the test does not run at the module's root: %v", err)
+	}
+}
