@@ -23,6 +23,7 @@ var layer = map[string]int{
 
 // helpers are what the packages of internal/ may import of the project.
 var helpers = map[string][]string{
+	"internal/cli":        {"internal/harden"},
 	"internal/config":     {"eidauth", "idcodec", "lease"},
 	"internal/demo":       {"internal/netlab"},
 	"internal/harden":     nil,

@@ -222,7 +222,7 @@ const keyringHeader = "gid-keyring-1"
 //	epoch-length 86400
 //	oldest-epoch 20266
 //	key AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=
-//	sum 0123456789abcdef
+//	sum c80d4f1411ac4cc9
 //
 // The length is in seconds, the key in base64 (RFC 4648 §4), the sum is the
 // first eight bytes of the SHA-256 of all lines before it, in hex.

@@ -379,14 +379,10 @@ func (a *Allocator) end(r *Request, addrs []netip.Addr, change func(*Lease)) (bo
 	return true, a.store.Apply(&a.update)
 }
 
-// Forget removes up to limit leases of epochs before the given one, with their
-// history, when the keys of those epochs are erased. It returns where to go on,
-// nil at the end; see [Store.Old].
-func (a *Allocator) Forget(before uint32, after []byte, limit int) (removed int, next []byte, err error) {
-	old, next, err := a.store.Old(before, after, limit)
-	if err != nil {
-		return 0, nil, err
-	}
+// Forget removes leases whose epochs' keys are erased, as [Store.Old] lists them.
+// Nothing changes such a lease any more, so that the caller may list them beside
+// other work and keep other calls away only for this one.
+func (a *Allocator) Forget(old []Lease) error {
 	var u Update
 	for _, l := range old {
 		u.Delete = append(u.Delete, l)
@@ -395,10 +391,10 @@ func (a *Allocator) Forget(before uint32, after []byte, limit int) (removed int,
 			continue // it was history; the lists are about the newest
 		}
 		if err := a.unfile(&u, &l); err != nil {
-			return 0, nil, fmt.Errorf("forgetting leases: %w", err)
+			return fmt.Errorf("forgetting leases: %w", err)
 		}
 	}
-	return len(old), next, a.store.Apply(&u)
+	return a.store.Apply(&u)
 }
 
 // unfile takes an address off the lists of its client and subscriber. An update

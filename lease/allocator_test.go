@@ -343,11 +343,14 @@ func TestForgetRemovesOldEpochsAndTheListsThatNameThem(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n, next, err := b.Forget(epoch, after, 2)
+		old, next, err := b.store.Old(epoch, after, 2)
 		if err != nil {
 			t.Fatal(err)
 		}
-		removed += n
+		if err := b.Forget(old); err != nil {
+			t.Fatal(err)
+		}
+		removed += len(old)
 		if after = next; after == nil {
 			break
 		}

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"brightgid/idcodec"
+	"brightgid/internal/cli"
 	"brightgid/internal/secretfile"
 )
 
@@ -35,10 +35,10 @@ func (f *keyFlags) key() (*idcodec.EpochKey, error) {
 	if f.keyHex != "" {
 		k, err := hex.DecodeString(f.keyHex)
 		if err != nil || len(k) != idcodec.KeyLen {
-			return nil, usageError{fmt.Errorf("--key-hex: want %d bytes in hex", idcodec.KeyLen)}
+			return nil, cli.Usagef("--key-hex: want %d bytes in hex", idcodec.KeyLen)
 		}
 		if f.epoch < 0 || f.epoch > idcodec.MaxEpoch {
-			return nil, usageError{fmt.Errorf("--epoch: want 0 to %d", idcodec.MaxEpoch)}
+			return nil, cli.Usagef("--epoch: want 0 to %d", idcodec.MaxEpoch)
 		}
 		return idcodec.NewEpochKey([idcodec.KeyLen]byte(k), uint32(f.epoch))
 	}
@@ -53,7 +53,7 @@ func (f *keyFlags) key() (*idcodec.EpochKey, error) {
 	}
 	t, err := parseTime(f.at)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--time: %w", err)}
+		return nil, cli.Usagef("--time: %w", err)
 	}
 	epoch, err := ring.EpochAt(t)
 	if err != nil {
@@ -66,14 +66,7 @@ func parseTime(s string) (time.Time, error) {
 	if s == "now" {
 		return time.Now(), nil
 	}
-	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
-		return time.Unix(n, 0), nil
-	}
-	t, err := time.Parse(time.RFC3339, s)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("%q: want RFC 3339 (2026-05-01T12:00:00Z), unix seconds or now", s)
-	}
-	return t, nil
+	return cli.ParseTime(s)
 }
 
 func gidCommand() *cobra.Command {
@@ -96,11 +89,11 @@ func encodeCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			p, err := netip.ParsePrefix(prefix)
 			if err != nil {
-				return usageError{fmt.Errorf("--prefix: %q is no IPv6 /64", prefix)}
+				return cli.Usagef("--prefix: %q is no IPv6 /64", prefix)
 			}
 			raw, err := idcodec.PrefixFrom(p)
 			if err != nil {
-				return usageError{fmt.Errorf("--prefix: %w", err)}
+				return cli.Usagef("--prefix: %w", err)
 			}
 			k, err := keys.key()
 			if err != nil {
@@ -108,7 +101,7 @@ func encodeCommand() *cobra.Command {
 			}
 			g, err := k.Encode(raw, subscriber, slot)
 			if err != nil {
-				return usageError{err}
+				return cli.UsageError{Err: err}
 			}
 			if idcodec.Reserved(g) {
 				fmt.Fprintln(c.ErrOrStderr(), "gidserver: this interface identifier is reserved by IANA and never leased")
@@ -121,9 +114,7 @@ func encodeCommand() *cobra.Command {
 	c.Flags().StringVar(&prefix, "prefix", "", "the `/64` of the address")
 	c.Flags().Uint64Var(&subscriber, "subscriber", 0, "subscriber `number`, 36 bits")
 	c.Flags().Uint16Var(&slot, "slot", 0, "`slot`, 12 bits")
-	for _, f := range []string{"prefix", "subscriber", "slot"} {
-		_ = c.MarkFlagRequired(f) // errs only for a flag that is not there
-	}
+	cli.Require(c, "prefix", "subscriber", "slot")
 	return c
 }
 
@@ -143,7 +134,7 @@ one, use a warrant and "tracectl".`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			a, err := netip.ParseAddr(address)
 			if err != nil || !a.Is6() || a.Is4In6() || a.Zone() != "" {
-				return usageError{fmt.Errorf("--address: %q is no IPv6 address", address)}
+				return cli.Usagef("--address: %q is no IPv6 address", address)
 			}
 			k, err := keys.key()
 			if err != nil {
@@ -152,7 +143,7 @@ one, use a warrant and "tracectl".`,
 			subscriber, slot, err := k.Decode(idcodec.PrefixOf(a), idcodec.GIDOf(a))
 			if errors.Is(err, idcodec.ErrForged) {
 				fmt.Fprintln(c.OutOrStdout(), "forged")
-				return errQuiet
+				return cli.ErrQuiet
 			}
 			if err != nil {
 				return err
@@ -168,6 +159,6 @@ one, use a warrant and "tracectl".`,
 	keys.add(c)
 	c.Flags().StringVar(&address, "address", "", "the `address`")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	_ = c.MarkFlagRequired("address")
+	cli.Require(c, "address")
 	return c
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"brightgid/idcodec"
+	"brightgid/internal/cli"
 	"brightgid/internal/config"
 	"brightgid/internal/secretfile"
 	"brightgid/trace"
@@ -62,8 +63,8 @@ or put it there later as escrow.json.`,
 	f.StringVar(&escrow, "escrow", "", "the trustees' escrow key, a `file`")
 	f.DurationVar(&epochLength, "epoch-length", idcodec.DefaultEpochLength, "`length` of an epoch, after which addresses change; it cannot be changed later")
 	f.BoolVarP(&dry, "dry-run", "n", false, "say what would be made and make nothing")
-	_ = c.MarkFlagRequired("realm")
-	_ = c.MarkFlagRequired("prefix")
+	cli.Require(c, "realm")
+	cli.Require(c, "prefix")
 	return c
 }
 
@@ -78,10 +79,10 @@ func (in *initial) files(epochLength time.Duration, escrow string) ([]newFile, e
 	now := time.Now()
 	p, err := netip.ParsePrefix(in.Prefix)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--prefix: %q is no IPv6 /64", in.Prefix)}
+		return nil, cli.Usagef("--prefix: %q is no IPv6 /64", in.Prefix)
 	}
 	if _, err := idcodec.PrefixFrom(p); err != nil {
-		return nil, usageError{fmt.Errorf("--prefix: %w", err)}
+		return nil, cli.Usagef("--prefix: %w", err)
 	}
 	epoch, err := idcodec.EpochAt(now, max(epochLength, time.Second))
 	if err != nil {
@@ -89,7 +90,7 @@ func (in *initial) files(epochLength time.Duration, escrow string) ([]newFile, e
 	}
 	ring, err := idcodec.NewKeyring(rand.Reader, epochLength, epoch)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, cli.UsageError{Err: err}
 	}
 	ringText, err := ring.MarshalText()
 	if err != nil {
@@ -106,7 +107,7 @@ func (in *initial) files(epochLength time.Duration, escrow string) ([]newFile, e
 
 	host, _, err := net.SplitHostPort(in.Listen)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--listen: %q: want an address and a port", in.Listen)}
+		return nil, cli.Usagef("--listen: %q: want an address and a port", in.Listen)
 	}
 	hosts := []string{"localhost"}
 	if host != "" {
@@ -125,7 +126,7 @@ func (in *initial) files(epochLength time.Duration, escrow string) ([]newFile, e
 		return nil, err
 	}
 	if _, err := config.Parse("gidserver.toml", []byte(b.String())); err != nil {
-		return nil, usageError{fmt.Errorf("the configuration would not be in order: %w", err)}
+		return nil, cli.Usagef("the configuration would not be in order: %w", err)
 	}
 	files := []newFile{
 		{"gidserver.toml", []byte(b.String()), false},

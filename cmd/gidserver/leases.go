@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"brightgid/internal/cli"
 	"brightgid/lease"
 	"brightgid/lease/pebblestore"
 )
@@ -35,7 +36,7 @@ not. A lease names its subscriber by number; who that is, only a warrant tells.`
 			var want netip.Addr
 			if address != "" {
 				if want, err = netip.ParseAddr(address); err != nil {
-					return usageError{fmt.Errorf("--address: %q is no address", address)}
+					return cli.Usagef("--address: %q is no address", address)
 				}
 			}
 			out := tabwriter.NewWriter(c.OutOrStdout(), 0, 8, 2, ' ', 0)

@@ -4,45 +4,15 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"os"
-	"os/signal"
-	"syscall"
-
 	"github.com/spf13/cobra"
 
-	"brightgid/internal/harden"
+	"brightgid/internal/cli"
 )
 
 // version is set by the linker.
 var version = "development"
 
-// errQuiet ends the program with status 1 when everything was said already.
-var errQuiet = errors.New("")
-
-func main() {
-	if err := harden.Process(); err != nil {
-		fmt.Fprintln(os.Stderr, "gidserver:", err)
-		os.Exit(1)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil {
-		if !errors.Is(err, errQuiet) {
-			fmt.Fprintln(os.Stderr, "gidserver:", err)
-		}
-		stop()
-		if errors.As(err, new(usageError)) {
-			os.Exit(2)
-		}
-		os.Exit(1)
-	}
-}
-
-// usageError is a command line that makes no sense; the exit status is 2.
-type usageError struct{ error }
+func main() { cli.Main(command()) }
 
 func command() *cobra.Command {
 	root := &cobra.Command{
@@ -54,13 +24,9 @@ subscriber is sealed to the trustees' escrow key; gidserver cannot open it.
 
 Begin with "gidserver init", edit the configuration that it writes, and run
 "gidserver check-config" and "gidserver serve".`,
-		Version:       version,
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		Version: version,
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(serveCommand(), checkConfigCommand(), initCommand(), leasesCommand(), resolveCommand(), sealTableCommand(), gidCommand())
-	root.CompletionOptions.HiddenDefaultCmd = true
 	return root
 }
 

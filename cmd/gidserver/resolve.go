@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"brightgid/internal/cli"
 	"brightgid/internal/secretfile"
 	"brightgid/trace"
 )
@@ -52,7 +53,7 @@ resolution holds sealed NIDs; it names nobody.`,
 	file = configFlag(c)
 	c.Flags().StringVar(&warrant, "warrant", "", "signed warrant, a `file`")
 	c.Flags().StringVarP(&out, "out", "o", "", "resolution, a new `file`")
-	_ = c.MarkFlagRequired("warrant")
-	_ = c.MarkFlagRequired("out")
+	cli.Require(c, "warrant")
+	cli.Require(c, "out")
 	return c
 }

@@ -131,7 +131,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, acceptClock bool) (e
 	}
 	ctl := &http.Server{Handler: controlHandler(store, resolver)}
 	start("control socket", func(ctx context.Context) error { return serveHTTP(ctx, ctl, control, log) })
-	start("upkeep", func(ctx context.Context) error { return maintain(ctx, keys, alloc, server, log) })
+	start("upkeep", func(ctx context.Context) error { return maintain(ctx, keys, store, alloc, server, log) })
 	start("DHCPv6", server.Serve)
 
 	log.Info("serving", "version", version, "realm", s.Realm, "links", len(s.Links), "subscribers", store.Subscribers())
@@ -191,28 +191,23 @@ func (s *setup) newResolver(store *pebblestore.Store) *trace.Resolver {
 	}
 }
 
-// maintain erases keys and leases whose retention has ended.
-func maintain(ctx context.Context, keys *upkeep, alloc *lease.Allocator, server *dhcpv6.Server, log *slog.Logger) error {
+// maintain erases keys whose retention has ended, and then the leases of their
+// epochs.
+func maintain(ctx context.Context, keys *upkeep, store lease.Store, alloc *lease.Allocator, server *dhcpv6.Server, log *slog.Logger) error {
 	const every = 10 * time.Minute
-	const chunk = 500 // leases that are removed while no packet is handled
+	swept := int64(-1) // the oldest epoch when leases were removed last
 	for {
 		oldest, err := keys.run(time.Now())
 		if err != nil {
 			log.Error("keys that are due could not be erased", "error", err)
-		} else {
-			removed := 0
-			var after []byte
-			for ctx.Err() == nil {
-				var n int
-				server.Do(func() { n, after, err = alloc.Forget(oldest, after, chunk) })
-				removed += n
-				if err != nil || after == nil {
-					break
-				}
-			}
+		} else if int64(oldest) != swept {
+			removed, err := removeLeases(ctx, oldest, store, alloc, server)
 			if err != nil {
 				log.Error("leases that are due could not be removed", "error", err)
-			} else if removed > 0 {
+			} else if ctx.Err() == nil {
+				swept = int64(oldest)
+			}
+			if removed > 0 {
 				log.Info("removed leases of erased epochs", "leases", removed)
 			}
 		}
@@ -222,4 +217,26 @@ func maintain(ctx context.Context, keys *upkeep, alloc *lease.Allocator, server 
 		case <-time.After(every):
 		}
 	}
+}
+
+// removeLeases removes the leases of epochs before the oldest. It looks for them
+// beside the handling of packets, and removes them a few at a time.
+func removeLeases(ctx context.Context, oldest uint32, store lease.Store, alloc *lease.Allocator, server *dhcpv6.Server) (removed int, err error) {
+	const atOnce = 100
+	var after []byte
+	for ctx.Err() == nil {
+		old, next, err := store.Old(oldest, after, atOnce)
+		if err != nil {
+			return removed, err
+		}
+		server.Do(func() { err = alloc.Forget(old) })
+		if err != nil {
+			return removed, err
+		}
+		removed += len(old)
+		if after = next; after == nil {
+			break
+		}
+	}
+	return removed, nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"brightgid/idcodec"
+	"brightgid/internal/cli"
 	"brightgid/internal/secretfile"
 )
 
@@ -39,7 +40,7 @@ so that whoever runs it must be trusted. Nothing that exists is replaced.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			key, shares, err := idcodec.Deal(rand.Reader, threshold, names)
 			if err != nil {
-				return usageError{err}
+				return cli.UsageError{Err: err}
 			}
 			if err := os.MkdirAll(dir, 0o700); err != nil {
 				return err
@@ -88,6 +89,6 @@ so that whoever runs it must be trusted. Nothing that exists is replaced.`,
 	c.Flags().StringSliceVar(&names, "trustees", nil, "the trustees' `names`, separated by commas")
 	c.Flags().StringVarP(&dir, "out", "o", ".", "`directory` to write to")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	required(c, "threshold", "trustees")
+	cli.Require(c, "threshold", "trustees")
 	return c
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"brightgid/internal/cli"
 	"brightgid/internal/secretfile"
 	"brightgid/trace"
 )
@@ -36,7 +37,7 @@ warrants: it says whom they are for and to which key approvals are sealed.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			now := time.Now()
 			if years < 1 || years > 30 {
-				return usageError{fmt.Errorf("--years %d: want 1 to 30", years)}
+				return cli.Usagef("--years %d: want 1 to 30", years)
 			}
 			var id *trace.Identity
 			var err error
@@ -90,6 +91,6 @@ warrants: it says whom they are for and to which key approvals are sealed.`,
 	c.Flags().StringVarP(&out, "out", "o", "", "`path` of the files, without an ending")
 	c.Flags().BoolVar(&holder, "holder", false, "make it fit for a holder of warrants")
 	c.Flags().IntVar(&years, "years", 2, "how many years the certificate is valid")
-	required(c, "name", "out")
+	cli.Require(c, "name", "out")
 	return c
 }

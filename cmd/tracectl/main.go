@@ -4,21 +4,17 @@
 package main
 
 import (
-	"context"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"brightgid/idcodec"
-	"brightgid/internal/harden"
+	"brightgid/internal/cli"
 	"brightgid/internal/secretfile"
 	"brightgid/trace"
 )
@@ -26,25 +22,7 @@ import (
 // version is set by the linker.
 var version = "development"
 
-func main() {
-	if err := harden.Process(); err != nil {
-		fmt.Fprintln(os.Stderr, "tracectl:", err)
-		os.Exit(1)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "tracectl:", err)
-		stop()
-		if errors.As(err, new(usageError)) {
-			os.Exit(2)
-		}
-		os.Exit(1)
-	}
-}
-
-// usageError is a command line that makes no sense; the exit status is 2.
-type usageError struct{ error }
+func main() { cli.Main(command()) }
 
 func command() *cobra.Command {
 	root := &cobra.Command{
@@ -59,23 +37,10 @@ is taken by another role, and none of them can take them all:
   holder       resolve                   ask the ISP, which answers with sealed NIDs
   trustees     approve                   add a share, sealed to the holder
   holder       recover                   open the NIDs with enough approvals`,
-		Version:       version,
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		Version: version,
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(ceremonyCommand(), identityCommand(), warrantCommand(), resolveCommand(), approveCommand(), recoverCommand())
-	root.CompletionOptions.HiddenDefaultCmd = true
 	return root
-}
-
-// required marks flags that must be given.
-func required(c *cobra.Command, names ...string) {
-	for _, n := range names {
-		if err := c.MarkFlagRequired(n); err != nil {
-			panic(err) // the flag does not exist: a mistake in this program
-		}
-	}
 }
 
 // documents are the flags that most commands share.
@@ -90,7 +55,7 @@ func (d *documents) add(c *cobra.Command) {
 	f.StringVarP(&d.resolution, "resolution", "r", "", "the ISP's signed resolution, a `file`")
 	f.StringVar(&d.escrow, "escrow", "", "the trustees' escrow key, a `file`")
 	d.addTrust(c)
-	required(c, "warrant", "resolution", "escrow", "authorities", "isps")
+	cli.Require(c, "warrant", "resolution", "escrow", "authorities", "isps")
 }
 
 func (d *documents) addTrust(c *cobra.Command) {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"brightgid/idcodec"
+	"brightgid/internal/cli"
 	"brightgid/internal/secretfile"
 	"brightgid/trace"
 )
@@ -56,7 +57,7 @@ NIDs; it names nobody.`,
 			}
 			client, err := trace.NewClient(server, id, servers)
 			if err != nil {
-				return usageError{err}
+				return cli.UsageError{Err: err}
 			}
 			signed, err := client.Resolve(c.Context(), warrant)
 			if err != nil {
@@ -86,7 +87,7 @@ NIDs; it names nobody.`,
 	f.StringVarP(&identity, "identity", "i", "", "the holder's identity, the `path` without .key and .pem")
 	f.StringVarP(&out, "out", "o", "", "the resolution, a new `file`")
 	docs.addTrust(c)
-	required(c, "warrant", "server", "identity", "out", "authorities", "isps")
+	cli.Require(c, "warrant", "server", "identity", "out", "authorities", "isps")
 	return c
 }
 
@@ -153,7 +154,7 @@ alone.`,
 	docs.add(c)
 	c.Flags().StringVar(&sharePath, "share", "", "the trustee's share, a `file`")
 	c.Flags().StringVarP(&out, "out", "o", "", "the approval, a new `file`")
-	required(c, "share", "out")
+	cli.Require(c, "share", "out")
 	return c
 }
 
@@ -219,7 +220,7 @@ between two subscribers, both are reported.`,
 	f.StringVarP(&identity, "identity", "i", "", "the holder's identity, the `path` without .key and .pem")
 	f.StringVarP(&out, "out", "o", "", "the report as JSON, a new `file`")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
-	required(c, "approval", "identity")
+	cli.Require(c, "approval", "identity")
 	return c
 }
 

@@ -7,11 +7,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"brightgid/internal/cli"
 	"brightgid/internal/secretfile"
 	"brightgid/trace"
 )
@@ -29,30 +29,19 @@ func indented(v any) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-func parseTime(s string) (time.Time, error) {
-	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
-		return time.Unix(n, 0).UTC(), nil
-	}
-	t, err := time.Parse(time.RFC3339, s)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("%q: want RFC 3339 (2026-05-01T12:00:00Z) or unix seconds", s)
-	}
-	return t.UTC(), nil
-}
-
 func parseTarget(address, from, until string) (trace.Target, error) {
 	a, err := netip.ParseAddr(address)
 	if err != nil {
 		return trace.Target{}, fmt.Errorf("%q is no IPv6 address", address)
 	}
 	t := trace.Target{Address: a}
-	if t.From, err = parseTime(from); err != nil {
+	if t.From, err = cli.ParseTime(from); err != nil {
 		return trace.Target{}, err
 	}
 	if until == "" {
 		until = from
 	}
-	t.Until, err = parseTime(until)
+	t.Until, err = cli.ParseTime(until)
 	return t, err
 }
 
@@ -105,7 +94,7 @@ and for each a time window, in which the EID that held it is sought.`,
 			for _, a := range addresses {
 				t, err := parseTarget(a, from, until)
 				if err != nil {
-					return usageError{err}
+					return cli.UsageError{Err: err}
 				}
 				w.Targets = append(w.Targets, t)
 			}
@@ -124,7 +113,7 @@ and for each a time window, in which the EID that held it is sought.`,
 				return fmt.Errorf("%s: %w", holder, err)
 			}
 			if err := w.Check(); err != nil {
-				return usageError{err}
+				return cli.UsageError{Err: err}
 			}
 			b, err := indented(&w)
 			if err != nil {
@@ -150,7 +139,7 @@ and for each a time window, in which the EID that held it is sought.`,
 	f.StringVar(&targets, "targets", "", "more targets, a CSV `file` of address,from,until")
 	f.DurationVar(&valid, "valid-for", 30*24*time.Hour, "how long the warrant is in force")
 	f.StringVarP(&out, "out", "o", "", "the warrant, a new `file`")
-	required(c, "case", "authority", "legal-basis", "purpose", "holder", "out")
+	cli.Require(c, "case", "authority", "legal-basis", "purpose", "holder", "out")
 	c.MarkFlagsRequiredTogether("address", "from")
 	c.MarkFlagsOneRequired("address", "targets")
 	return c
@@ -191,7 +180,7 @@ func warrantSignCommand() *cobra.Command {
 	c.Flags().StringVarP(&in, "warrant", "w", "", "the warrant, a `file` of \"warrant new\"")
 	c.Flags().StringVarP(&identity, "identity", "i", "", "the authority's identity, the `path` without .key and .pem")
 	c.Flags().StringVarP(&out, "out", "o", "", "the signed warrant, a new `file`")
-	required(c, "warrant", "identity", "out")
+	cli.Require(c, "warrant", "identity", "out")
 	return c
 }
 
@@ -220,6 +209,6 @@ func warrantShowCommand() *cobra.Command {
 	}
 	c.Flags().StringVarP(&in, "warrant", "w", "", "signed warrant, a `file`")
 	c.Flags().StringSliceVar(&authorities, "authorities", nil, "certificates of authorities whose warrants count, `file`s")
-	required(c, "warrant", "authorities")
+	cli.Require(c, "warrant", "authorities")
 	return c
 }

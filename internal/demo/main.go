@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -193,17 +194,22 @@ func lease(home *netlab.Namespace, prefix string) (addr netip.Addr, err error) {
 func trace(isp *netlab.ISP, name string, addr netip.Addr, at time.Time, want string) error {
 	var report string
 	for _, step := range isp.TraceSteps(name, addr, at) {
+		verb := step.Args[0]
+		if verb == "recover" {
+			if err := oneIsNotEnough(isp, step); err != nil {
+				return err
+			}
+		}
 		out, err := isp.Run(step.Program, step.Args...)
 		if err != nil {
 			return fmt.Errorf("%s: %w", step.Who, err)
 		}
-		verb := step.Args[0]
 		if verb == "warrant" {
 			verb += " " + step.Args[1]
 		}
 		first, _, _ := strings.Cut(strings.TrimSpace(out), "\n")
 		if verb == "recover" {
-			report, first = out, ""
+			report, first = out, "with both:"
 		}
 		say("%-18s %s %-13s %s", step.Who+":", step.Program, verb, strings.ReplaceAll(first, isp.Dir+"/", ""))
 	}
@@ -216,5 +222,22 @@ func trace(isp *netlab.ISP, name string, addr netip.Addr, at time.Time, want str
 	}
 	say("")
 	say("EID: %s", eids[0])
+	return nil
+}
+
+// oneIsNotEnough takes the last step without the second approval.
+func oneIsNotEnough(isp *netlab.ISP, step netlab.Step) error {
+	args := slices.Clone(step.Args)
+	last := -1
+	for i, a := range args {
+		if a == "--approval" {
+			last = i
+		}
+	}
+	_, err := isp.Run(step.Program, slices.Delete(args, last, last+2)...)
+	if err == nil || !strings.Contains(err.Error(), "too few shares: 1 of the 2 needed") {
+		return fmt.Errorf("one approval was not refused for want of another: %v", err)
+	}
+	say("%-18s %s %-13s refused with one approval: too few shares: 1 of the 2 needed", step.Who+":", step.Program, step.Args[0])
 	return nil
 }
