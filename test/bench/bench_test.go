@@ -150,9 +150,9 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 	for b.Loop() {
 		for round := range rounds {
 			first := uint32(round * clients)
-			n, c, r := exchange(first)
+			n, c, _ := exchange(first)
 			fresh, freshCPU = append(fresh, n), append(freshCPU, c)
-			n, c, r = exchange(first)
+			n, c, r := exchange(first)
 			known, knownCPU = append(known, n), append(knownCPU, c)
 			p50 = append(p50, float64(r.Percentile(0.5).Microseconds())/1000)
 			p99 = append(p99, float64(r.Percentile(0.99).Microseconds())/1000)
