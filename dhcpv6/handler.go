@@ -313,6 +313,7 @@ func (h *Handler) begin(x *exchange, typ dhcp6.MessageType) {
 const (
 	textUnknown    = "this client is not authenticated"
 	textUntrusted  = "this relay may not speak for subscribers"
+	textTooFast    = "this subscriber begins leases too fast"
 	textTooMany    = "this subscriber holds as many addresses as it may"
 	textNoSlot     = "no address is left in this epoch"
 	textNoBinding  = "no lease of this client on this link"
@@ -389,6 +390,8 @@ func refusal(err error) (text string, ok bool) {
 	switch {
 	case errors.Is(err, lease.ErrTooMany):
 		return textTooMany, true
+	case errors.Is(err, lease.ErrTooFast):
+		return textTooFast, true
 	case errors.Is(err, lease.ErrNoSlot):
 		return textNoSlot, true
 	case errors.Is(err, lease.ErrFull), errors.Is(err, idcodec.ErrForgotten), errors.Is(err, idcodec.ErrFarFuture), errors.Is(err, idcodec.ErrRange):

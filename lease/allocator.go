@@ -22,10 +22,21 @@ const maxPerClient = 2 * MaxPrefixes
 // MaxPrefixes is how many prefixes a link may have.
 const MaxPrefixes = 8
 
+// A subscriber may begin StartBurst leases in a prefix at once, and one every
+// StartEvery after that. Each leaves a record behind for as long as its epoch is
+// kept, so that a client which asks and releases for ever must not fill the disk.
+const (
+	StartBurst = 256
+	StartEvery = 10 * time.Second
+)
+
 var (
 	// ErrTooMany says that a subscriber holds as many addresses as the
 	// policy allows.
 	ErrTooMany = errors.New("the subscriber holds as many addresses as it may")
+
+	// ErrTooFast says that a subscriber begins leases faster than it may.
+	ErrTooFast = errors.New("the subscriber begins leases faster than it may")
 
 	// ErrNoSlot says that no slot of the subscriber is free in this prefix
 	// and epoch.
@@ -156,7 +167,9 @@ func (a *Allocator) assign(now time.Time, r *Request, commit, ageing bool) ([]Gr
 			}
 		}
 		if current >= 0 {
-			a.extend(now, r, &known[current])
+			if err := a.extend(now, r, p, &known[current]); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		if err := a.lease(now, r, p, fresh); err != nil {
@@ -182,8 +195,13 @@ func (a *Allocator) assign(now time.Time, r *Request, commit, ageing bool) ([]Gr
 }
 
 // extend grants a lease that the client has, or had, anew.
-func (a *Allocator) extend(now time.Time, r *Request, l *Lease) {
+func (a *Allocator) extend(now time.Time, r *Request, p idcodec.Prefix, l *Lease) error {
 	if !l.Live(now) {
+		account, err := a.begin(now, r.Subscriber, p)
+		if err != nil {
+			return err
+		}
+		a.update.Accounts = append(a.update.Accounts, AccountChange{r.Subscriber, p, account})
 		a.update.Archive = append(a.update.Archive, *l)
 		l.Start = now
 	}
@@ -195,6 +213,24 @@ func (a *Allocator) extend(now time.Time, r *Request, l *Lease) {
 	l.ValidUntil = now.Add(valid)
 	a.update.Put = append(a.update.Put, *l)
 	a.grants = append(a.grants, Grant{l.Addr, a.policy.Preferred, valid})
+	return nil
+}
+
+// begin puts a new lease on a subscriber's account, or returns ErrTooFast. The
+// account is a leaky bucket that is known by when it is empty.
+func (a *Allocator) begin(now time.Time, subscriber uint64, p idcodec.Prefix) (Account, error) {
+	account, err := a.store.Account(subscriber, p)
+	if err != nil {
+		return Account{}, err
+	}
+	if account.Even.Before(now) {
+		account.Even = now
+	}
+	account.Even = account.Even.Add(StartEvery)
+	if account.Even.Sub(now) > StartBurst*StartEvery {
+		return Account{}, ErrTooFast
+	}
+	return account, nil
 }
 
 // age lets a live lease that is on the link but not granted run out.
@@ -229,12 +265,16 @@ func (a *Allocator) lease(now time.Time, r *Request, p idcodec.Prefix, fresh int
 	if err != nil {
 		return err
 	}
-	slot, err := a.store.Slot(r.Subscriber, p, epoch)
+	account, err := a.begin(now, r.Subscriber, p)
 	if err != nil {
 		return err
 	}
+	if account.Epoch != epoch {
+		account.Epoch, account.Slot = epoch, 0
+	}
 	for range slotTries {
-		slot &= idcodec.MaxSlot
+		slot := account.Slot
+		account.Slot = (slot + 1) & idcodec.MaxSlot
 		g, err := key.Encode(p, r.Subscriber, slot)
 		if err != nil {
 			return err
@@ -245,7 +285,6 @@ func (a *Allocator) lease(now time.Time, r *Request, p idcodec.Prefix, fresh int
 			return err
 		}
 		if !free || idcodec.Reserved(g) {
-			slot++
 			continue
 		}
 		l := Lease{
@@ -258,7 +297,7 @@ func (a *Allocator) lease(now time.Time, r *Request, p idcodec.Prefix, fresh int
 			a.update.Archive = append(a.update.Archive, *before)
 		}
 		a.update.Put = append(a.update.Put, l)
-		a.update.Slots = append(a.update.Slots, SlotPosition{r.Subscriber, p, epoch, (slot + 1) & idcodec.MaxSlot})
+		a.update.Accounts = append(a.update.Accounts, AccountChange{r.Subscriber, p, account})
 		a.grants = append(a.grants, Grant{addr, a.policy.Preferred, a.policy.Valid})
 		return nil
 	}

@@ -278,29 +278,71 @@ func TestASubscriberHoldsNoMoreThanThePolicyAllows(t *testing.T) {
 	b.one(noon.Add(3*time.Hour), request(1, 1, 8, prefixA))
 }
 
+// What a client leaves on the disk by asking and releasing for ever is bounded,
+// and it is not shut out for long.
+func TestLeasesAreNotBegunTooFast(t *testing.T) {
+	for name, iaid := range map[string]func(i uint32) uint32{
+		"under ever new names": func(i uint32) uint32 { return i },
+		"under one name":       func(uint32) uint32 { return 1 },
+	} {
+		b := newBench(t, policy)
+		begun := 0
+		for i := range uint32(1000) {
+			r := request(1, 1, iaid(i), prefixA)
+			g, err := b.Assign(noon, r)
+			if errors.Is(err, lease.ErrTooFast) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			begun++
+			if _, err := b.Release(noon, r, []netip.Addr{g[0].Addr}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if begun != lease.StartBurst {
+			t.Errorf("%s: %d leases were begun at once, want %d", name, begun, lease.StartBurst)
+		}
+		if _, err := b.Assign(noon, request(2, 2, 1, prefixA)); err != nil {
+			t.Errorf("%s: another subscriber: %v", name, err)
+		}
+		b.one(noon.Add(lease.StartEvery), request(1, 1, 5000, prefixA))
+	}
+}
+
 // A client that asks and releases for ever under new names comes round through
 // its 4096 slots and never gets an address that is held or declined.
 func TestSlotsComeRoundInAnEpoch(t *testing.T) {
 	b := newBench(t, policy)
-	held := b.one(noon, request(1, 200, 0, prefixA))
+	at := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
+	keeper := request(1, 200, 0, prefixA)
+	held := b.one(at, keeper)
 	declined := request(1, 201, 0, prefixA)
-	bad := b.one(noon, declined)
-	if _, err := b.Decline(noon, declined, []netip.Addr{bad}); err != nil {
+	bad := b.one(at, declined)
+	if _, err := b.Decline(at, declined, []netip.Addr{bad}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range uint32(2 * 4096) {
 		r := request(1, 1, i+1, prefixA)
-		addr := b.one(noon.Add(time.Duration(i)*time.Millisecond), r)
+		addr := b.one(at, r)
 		if addr == held || addr == bad {
 			t.Fatalf("round %d: %s is held or declined", i, addr)
 		}
-		if _, err := b.Release(noon.Add(time.Duration(i)*time.Millisecond), r, []netip.Addr{addr}); err != nil {
+		if _, err := b.Release(at, r, []netip.Addr{addr}); err != nil {
 			t.Fatal(err)
 		}
+		if i%100 == 0 {
+			b.renew(at, keeper)
+		}
+		at = at.Add(lease.StartEvery)
+	}
+	if at.Day() != 1 {
+		t.Fatal("the epoch ended; the test shows nothing")
 	}
 	// The slots came round to an address that the first client had: it is
 	// not the first client's any more.
-	if _, err := b.Renew(noon.Add(time.Minute), request(1, 1, 1, prefixA)); !errors.Is(err, lease.ErrNotFound) {
+	if _, err := b.Renew(at, request(1, 1, 1, prefixA)); !errors.Is(err, lease.ErrNotFound) {
 		t.Errorf("a client whose address was leased on: %v, want ErrNotFound", err)
 	}
 }

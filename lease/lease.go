@@ -132,8 +132,9 @@ type Store interface {
 	// BySubscriber appends the addresses that are filed under a subscriber.
 	BySubscriber(dst []netip.Addr, number uint64) ([]netip.Addr, error)
 
-	// Slot returns where the search for a free slot begins.
-	Slot(subscriber uint64, p idcodec.Prefix, epoch uint32) (uint16, error)
+	// Account returns what a subscriber has used of a prefix; the zero
+	// Account if nothing.
+	Account(subscriber uint64, p idcodec.Prefix) (Account, error)
 
 	// Apply makes the changes of an update, all or none.
 	Apply(u *Update) error
@@ -162,12 +163,12 @@ type Barrier interface {
 // Update is a set of changes to leases. The zero Update changes nothing; Reset
 // makes it that again.
 type Update struct {
-	Put     []Lease        // the newest lease of its address
-	Archive []Lease        // a lease that ended and that another follows
-	Delete  []Lease        // a lease to forget; its Addr and Start name it
-	Clients []ClientList   // which addresses are filed under a client
-	Lists   []AddressList  // which addresses are filed under a subscriber
-	Slots   []SlotPosition // where to look for a free slot
+	Put      []Lease       // the newest lease of its address
+	Archive  []Lease       // a lease that ended and that another follows
+	Delete   []Lease       // a lease to forget; its Addr and Start name it
+	Clients  []ClientList  // which addresses are filed under a client
+	Lists    []AddressList // which addresses are filed under a subscriber
+	Accounts []AccountChange
 }
 
 // ClientList files addresses under a client; none removes the entry.
@@ -182,17 +183,22 @@ type AddressList struct {
 	Addrs      []netip.Addr
 }
 
-// SlotPosition is where the search for a subscriber's next free slot in a prefix
-// and epoch begins.
-type SlotPosition struct {
+// Account is what a subscriber has used of a prefix.
+type Account struct {
+	Epoch uint32    // the epoch that Slot is of
+	Slot  uint16    // where the search for a free slot begins
+	Even  time.Time // when no new lease is on the account; see [Allocator]
+}
+
+// AccountChange is a new Account of a subscriber in a prefix.
+type AccountChange struct {
 	Subscriber uint64
 	Prefix     idcodec.Prefix
-	Epoch      uint32
-	Slot       uint16
+	Account    Account
 }
 
 // Reset empties u and keeps its memory.
 func (u *Update) Reset() {
 	u.Put, u.Archive, u.Delete = u.Put[:0], u.Archive[:0], u.Delete[:0]
-	u.Clients, u.Lists, u.Slots = u.Clients[:0], u.Lists[:0], u.Slots[:0]
+	u.Clients, u.Lists, u.Accounts = u.Clients[:0], u.Lists[:0], u.Accounts[:0]
 }

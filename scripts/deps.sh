@@ -1,9 +1,10 @@
 #!/bin/sh
-# Installs the Debian packages that the tests and the demo use, and says so. It
+# Installs the Debian packages that the tests and the demo use
+# (gcc is for the race detector), and says so. It
 # does nothing where they are installed already. No daemon of theirs is started:
 # the tests start their own, in network namespaces.
 set -eu
-packages="iproute2 procps util-linux isc-dhcp-client isc-dhcp-relay dhcpcd-base dibbler-client dnsmasq-base"
+packages="gcc libc6-dev iproute2 procps util-linux isc-dhcp-client isc-dhcp-relay dhcpcd-base dibbler-client dnsmasq-base"
 
 missing=""
 for p in $packages; do

@@ -76,16 +76,16 @@ func Run(t *testing.T, open func(t *testing.T) lease.Store, reopen Reopener) {
 		check(reopen(t, s))
 	})
 
-	t.Run("leases, lists and slots read back and survive", func(t *testing.T) {
+	t.Run("leases, lists and accounts read back and survive", func(t *testing.T) {
 		s := open(t)
 		a, b := Lease(1, t0), Lease(2, t0)
 		b.Anchor = lease.Anchor{}
 		prefix := idcodec.PrefixOf(a.Addr)
 		u := lease.Update{
-			Put:     []lease.Lease{a, b},
-			Clients: []lease.ClientList{{Client: a.Client, Addrs: []netip.Addr{a.Addr, b.Addr}}},
-			Lists:   []lease.AddressList{{Subscriber: 1, Addrs: []netip.Addr{b.Addr}}},
-			Slots:   []lease.SlotPosition{{Subscriber: 1, Prefix: prefix, Epoch: 20266, Slot: 6}},
+			Put:      []lease.Lease{a, b},
+			Clients:  []lease.ClientList{{Client: a.Client, Addrs: []netip.Addr{a.Addr, b.Addr}}},
+			Lists:    []lease.AddressList{{Subscriber: 1, Addrs: []netip.Addr{b.Addr}}},
+			Accounts: []lease.AccountChange{{Subscriber: 1, Prefix: prefix, Account: lease.Account{Epoch: 20266, Slot: 6, Even: t0}}},
 		}
 		if err := s.Apply(&u); err != nil {
 			t.Fatal(err)
@@ -107,11 +107,11 @@ func Run(t *testing.T, open func(t *testing.T) lease.Store, reopen Reopener) {
 			if got, err := s.BySubscriber(nil, 1); err != nil || !cmp.Equal(got, []netip.Addr{b.Addr}, compareAddr) {
 				t.Errorf("BySubscriber = %v, %v", got, err)
 			}
-			if got, err := s.Slot(1, prefix, 20266); err != nil || got != 6 {
-				t.Errorf("Slot = %d, %v, want 6", got, err)
+			if got, err := s.Account(1, prefix); err != nil || got != (lease.Account{Epoch: 20266, Slot: 6, Even: t0}) {
+				t.Errorf("Account = %+v, %v", got, err)
 			}
-			if got, err := s.Slot(1, prefix, 20267); err != nil || got != 0 {
-				t.Errorf("Slot in the next epoch = %d, %v, want 0", got, err)
+			if got, err := s.Account(2, prefix); err != nil || got != (lease.Account{}) {
+				t.Errorf("Account of a stranger = %+v, %v", got, err)
 			}
 			if _, err := s.Lease(Lease(3, t0).Addr); !errors.Is(err, lease.ErrNotFound) {
 				t.Errorf("Lease of a stranger: %v, want ErrNotFound", err)

@@ -22,7 +22,7 @@ const (
 	tagLease      = 'L' // address(16) → newest lease
 	tagHistory    = 'M' // address(16) ‖ start(8) → ended lease; follows tagLease
 	tagSubscriber = 'N' // subscriber(8) → registered(8) ‖ NID
-	tagSlot       = 'S' // subscriber(8) ‖ prefix(8) → epoch(4) ‖ slot(2)
+	tagAccount    = 'S' // subscriber(8) ‖ prefix(8) → epoch(4) ‖ slot(2) ‖ even(8)
 	tagList       = 'U' // subscriber(8) → addresses, 16 bytes each
 )
 
@@ -40,8 +40,8 @@ func listKey(b []byte, n uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(b, tagList), n)
 }
 
-func slotKey(b []byte, n uint64, p idcodec.Prefix) []byte {
-	return append(binary.BigEndian.AppendUint64(append(b, tagSlot), n), p[:]...)
+func accountKey(b []byte, n uint64, p idcodec.Prefix) []byte {
+	return append(binary.BigEndian.AppendUint64(append(b, tagAccount), n), p[:]...)
 }
 
 func leaseKey(b []byte, a netip.Addr) []byte {

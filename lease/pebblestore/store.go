@@ -290,22 +290,24 @@ func (s *Store) addrs(dst []netip.Addr, key []byte) ([]netip.Addr, error) {
 	return dst, err
 }
 
-// Slot implements lease.Store.
-func (s *Store) Slot(n uint64, p idcodec.Prefix, epoch uint32) (slot uint16, err error) {
+// Account implements lease.Store.
+func (s *Store) Account(n uint64, p idcodec.Prefix) (a lease.Account, err error) {
 	var buf [17]byte
-	err = s.view(slotKey(buf[:0], n, p), func(v []byte) error {
-		if len(v) != 6 {
+	err = s.view(accountKey(buf[:0], n, p), func(v []byte) error {
+		if len(v) != 14 {
 			return errCorrupt
 		}
-		if binary.BigEndian.Uint32(v) == epoch {
-			slot = binary.BigEndian.Uint16(v[4:])
+		a = lease.Account{
+			Epoch: binary.BigEndian.Uint32(v),
+			Slot:  binary.BigEndian.Uint16(v[4:]),
+			Even:  seconds(binary.BigEndian.Uint64(v[6:])),
 		}
 		return nil
 	})
 	if errors.Is(err, lease.ErrNotFound) {
 		err = nil
 	}
-	return slot, err
+	return a, err
 }
 
 // Apply implements lease.Store.
@@ -336,9 +338,12 @@ func (s *Store) Apply(u *lease.Update) error {
 	for i := range u.Lists {
 		s.setAddrs(listKey(kbuf[:0], u.Lists[i].Subscriber), u.Lists[i].Addrs)
 	}
-	for _, p := range u.Slots {
-		s.value = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint32(s.value[:0], p.Epoch), p.Slot)
-		s.batch.Set(slotKey(kbuf[:0], p.Subscriber, p.Prefix), s.value, nil)
+	for i := range u.Accounts {
+		c := &u.Accounts[i]
+		s.value = binary.BigEndian.AppendUint32(s.value[:0], c.Account.Epoch)
+		s.value = binary.BigEndian.AppendUint16(s.value, c.Account.Slot)
+		s.value = binary.BigEndian.AppendUint64(s.value, uint64(c.Account.Even.Unix()))
+		s.batch.Set(accountKey(kbuf[:0], c.Subscriber, c.Prefix), s.value, nil)
 	}
 	if s.batch.Empty() {
 		return nil

@@ -93,6 +93,9 @@ func newWorld(t *testing.T, o netlab.ISPOptions) *world {
 	}
 	w := &world{isp, t, lab, client}
 	t.Cleanup(func() {
+		if isp.Server != nil && strings.Contains(isp.Server.Log(), "DATA RACE") { // it is built to find them
+			t.Error("gidserver has a data race")
+		}
 		if t.Failed() && isp.Server != nil {
 			t.Logf("gidserver wrote:\n%s", isp.Server.Log())
 		}
