@@ -43,7 +43,7 @@ lint:
 	@scripts/lint.sh
 
 bench: deps build
-	$(GO) test -run '^$$' -bench . -benchtime 2s ./idcodec ./dhcpv6
+	$(GO) test -run '^$$' -bench . -benchtime 2s ./idcodec ./dhcpv6 ./sava
 	$(GO) test -count=1 -run '^$$' -bench . -benchtime 1x -tags e2e ./test/bench
 
 fuzz:
