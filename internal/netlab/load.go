@@ -16,33 +16,53 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ListenUDP opens a UDP socket in the namespace. The socket stays there whoever
-// uses it.
-func (n *Namespace) ListenUDP(addr netip.AddrPort) (*net.UDPConn, error) {
-	type result struct {
-		conn *net.UDPConn
-		err  error
-	}
-	done := make(chan result)
+// Enter calls f in the network namespace, on a thread that no other goroutine
+// uses meanwhile. Sockets that f opens stay in the namespace whoever uses them;
+// goroutines that f starts run outside it.
+func (n *Namespace) Enter(f func() error) error {
+	done := make(chan error)
 	go func() {
-		// The thread changes its namespace and is never used again: it ends
-		// with this goroutine, which does not unlock it.
 		runtime.LockOSThread()
-		done <- func() (r result) {
-			f, err := os.Open("/var/run/netns/" + n.Name)
-			if err != nil {
-				return result{nil, err}
-			}
-			defer f.Close()
-			if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-				return result{nil, fmt.Errorf("entering namespace %s: %w", n.Name, err)}
-			}
-			r.conn, r.err = net.ListenUDP("udp6", net.UDPAddrFromAddrPort(addr))
-			return r
-		}()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		defer home.Close()
+		there, err := os.Open("/var/run/netns/" + n.Name)
+		if err != nil {
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		defer there.Close()
+		if err = unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err == nil {
+			err = f()
+		}
+		// The thread goes home: the one that the process began with does not
+		// end with its goroutine, and where it is, is where the process is said
+		// to be by "ip netns pids". One that cannot go home stays locked.
+		if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back == nil {
+			runtime.UnlockOSThread()
+		} else {
+			err = errors.Join(err, back)
+		}
+		if err != nil {
+			err = fmt.Errorf("in namespace %s: %w", n.Name, err)
+		}
+		done <- err
 	}()
-	r := <-done
-	return r.conn, r.err
+	return <-done
+}
+
+// ListenUDP opens a UDP socket in the namespace.
+func (n *Namespace) ListenUDP(addr netip.AddrPort) (conn *net.UDPConn, err error) {
+	err = n.Enter(func() error {
+		conn, err = net.ListenUDP("udp6", net.UDPAddrFromAddrPort(addr))
+		return err
+	})
+	return conn, err
 }
 
 // Load makes DHCPv6 clients behind one relay go through four-message exchanges:

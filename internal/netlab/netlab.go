@@ -83,7 +83,7 @@ func sweep() {
 func remove(name string) error {
 	if pids, err := exec.Command("ip", "netns", "pids", name).Output(); err == nil {
 		for _, f := range strings.Fields(string(pids)) {
-			if pid, err := strconv.Atoi(f); err == nil {
+			if pid, err := strconv.Atoi(f); err == nil && pid != os.Getpid() {
 				_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
 			}
 		}
