@@ -40,6 +40,7 @@ type lab struct {
 	t     testing.TB
 	h     *Handler
 	store lease.Store
+	alloc *lease.Allocator
 	keys  *idcodec.Keyring
 	stats *Stats
 	now   time.Time
@@ -103,10 +104,10 @@ func newLab(t testing.TB, change func(*Config)) *lab {
 		change(&cfg)
 	}
 	l := &lab{t: t, store: store, keys: keys, stats: new(Stats), now: noon, log: new(strings.Builder)}
-	alloc := lease.NewAllocator(store, keys, testPolicy())
+	l.alloc = lease.NewAllocator(store, keys, testPolicy())
 	reg := lease.NewRegistrar(store, [32]byte{7}, escrow, "isp.example", rng)
 	auth := eidauth.NewChain([]netip.Addr{relayAddr}, relays, table)
-	l.h, err = NewHandler(cfg, auth, reg, alloc, l.stats, slog.New(slog.NewTextHandler(l.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	l.h, err = NewHandler(cfg, auth, reg, l.alloc, l.stats, slog.New(slog.NewTextHandler(l.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,13 +48,16 @@ const (
 // durable.
 type Server struct {
 	handler *Handler
-	barrier func() lease.Barrier
+	barrier func() lease.Barrier // stands for all leases that are stored so far
 	now     func() time.Time
 	stats   *Stats
 	log     *slog.Logger
 
 	conn *net.UDPConn
 	pc   *ipv6.PacketConn
+
+	feed    *Feed
+	changes []lease.Lease // of the batch that is handled
 
 	mu     sync.Mutex // held while packets are handled
 	ifaces struct {
@@ -66,9 +69,9 @@ type Server struct {
 
 // Listen opens the server's socket, on the DHCPv6 server port of every address,
 // and joins the multicast groups on the interfaces that the handler's links
-// name. barrier stands for all leases that are stored so far.
-func Listen(handler *Handler, barrier func() lease.Barrier, now func() time.Time) (*Server, error) {
-	s := &Server{handler: handler, barrier: barrier, now: now, stats: handler.stats, log: handler.log}
+// name. Changes that [Server.Changed] hears of go to the feed when they are durable.
+func Listen(handler *Handler, barrier func() lease.Barrier, feed *Feed, now func() time.Time) (*Server, error) {
+	s := &Server{handler: handler, barrier: barrier, feed: feed, now: now, stats: handler.stats, log: handler.log}
 	conn, err := net.ListenUDP("udp6", &net.UDPAddr{Port: ServerPort})
 	if err != nil {
 		return nil, fmt.Errorf("DHCPv6 socket: %w (is another DHCPv6 server or relay running here?)", err)
@@ -125,12 +128,21 @@ func (s *Server) Do(f func()) {
 	f()
 }
 
+// Changed notes a lease that a packet has changed; it is for
+// lease.Allocator.Observe.
+func (s *Server) Changed(l lease.Lease) {
+	if s.feed.Following() {
+		s.changes = append(s.changes, keep(l))
+	}
+}
+
 // batch is packets on their way through the server.
 type batch struct {
 	in      []ipv6.Message
 	out     []ipv6.Message
 	replies [][]byte // memory of the answers
 	oob     [][]byte // memory of their control messages
+	changes []lease.Lease
 	at      time.Time
 	barrier lease.Barrier
 }
@@ -175,7 +187,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	var err error
 	for err == nil {
 		b := <-free
-		if err = s.read(b); err == nil && len(b.out) > 0 {
+		if err = s.read(b); err == nil && (len(b.out) > 0 || len(b.changes) > 0) {
 			handled <- b
 		} else {
 			free <- b
@@ -227,7 +239,8 @@ func (s *Server) read(b *batch) error {
 	for i := range b.in[:n] {
 		s.handle(b, &b.in[i])
 	}
-	if len(b.out) > 0 {
+	b.changes, s.changes = append(b.changes[:0], s.changes...), s.changes[:0]
+	if len(b.out) > 0 || len(b.changes) > 0 {
 		b.barrier = s.barrier()
 	}
 	return nil
@@ -276,11 +289,13 @@ func (s *Server) handle(b *batch, in *ipv6.Message) {
 func (s *Server) send(b *batch) {
 	err := b.barrier.Wait()
 	late := s.now().Sub(b.at) > maxDelay
+	if err != nil {
+		s.log.Error("leases could not be stored; clients are not answered", "error", err)
+	} else {
+		s.feed.Publish(b.changes)
+	}
 	if err != nil || late {
 		s.stats.Dropped[DropNotDurable].Add(uint64(len(b.out)))
-		if err != nil {
-			s.log.Error("leases could not be stored; clients are not answered", "error", err)
-		}
 		return
 	}
 	for out := b.out; len(out) > 0; {

@@ -72,15 +72,33 @@ type Allocator struct {
 	keys   Keys
 	policy Policy
 
-	update Update
-	addrs  []netip.Addr
-	known  []Lease
-	grants []Grant
+	observe func(Lease)
+	update  Update
+	addrs   []netip.Addr
+	known   []Lease
+	grants  []Grant
 }
 
 // NewAllocator returns an allocator over a store.
 func NewAllocator(store Store, keys Keys, policy Policy) *Allocator {
 	return &Allocator{store: store, keys: keys, policy: policy}
+}
+
+// Observe has f called with every lease that changes, before it is durable. What
+// the lease points to is f's only during the call.
+func (a *Allocator) Observe(f func(Lease)) { a.observe = f }
+
+// apply makes the changes of the update and tells who observes.
+func (a *Allocator) apply() error {
+	if err := a.store.Apply(&a.update); err != nil {
+		return err
+	}
+	if a.observe != nil {
+		for i := range a.update.Put {
+			a.observe(a.update.Put[i])
+		}
+	}
+	return nil
 }
 
 // Request names an identity association and where it is.
@@ -188,7 +206,7 @@ func (a *Allocator) assign(now time.Time, r *Request, commit, ageing bool) ([]Gr
 	if fresh > 0 || len(a.update.Archive) > 0 {
 		a.file(now, r, known)
 	}
-	if err := a.store.Apply(&a.update); err != nil {
+	if err := a.apply(); err != nil {
 		return nil, err
 	}
 	return a.grants, nil
@@ -415,7 +433,7 @@ func (a *Allocator) end(r *Request, addrs []netip.Addr, change func(*Lease)) (bo
 	if !had {
 		return false, nil
 	}
-	return true, a.store.Apply(&a.update)
+	return true, a.apply()
 }
 
 // Forget removes leases whose epochs' keys are erased, as [Store.Old] lists them.

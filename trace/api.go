@@ -104,15 +104,17 @@ func NewClient(url string, holder *Identity, servers []*x509.Certificate) (*Clie
 	if !strings.HasPrefix(url, "https://") {
 		return nil, fmt.Errorf("resolve API %q: want an https:// URL", url)
 	}
+	return &Client{strings.TrimSuffix(url, "/"), &http.Client{Transport: &http.Transport{TLSClientConfig: ClientTLS(holder, servers)}}}, nil
+}
+
+// ClientTLS returns what a client with an identity needs to speak to servers
+// whose certificates it was given.
+func ClientTLS(id *Identity, servers []*x509.Certificate) *tls.Config {
 	pool := x509.NewCertPool()
 	for _, c := range servers {
 		pool.AddCert(c)
 	}
-	return &Client{strings.TrimSuffix(url, "/"), &http.Client{Transport: &http.Transport{
-		TLSClientConfig: &tls.Config{
-			MinVersion: tls.VersionTLS13, RootCAs: pool, Certificates: []tls.Certificate{holder.tls()},
-		},
-	}}}, nil
+	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool, Certificates: []tls.Certificate{id.tls()}}
 }
 
 // Resolve sends a signed warrant and returns the signed resolution, which the

@@ -45,6 +45,9 @@ with file, line and key.`,
 			if s.plainEIDs > 0 {
 				fmt.Fprintf(out, "  warning: %d row(s) of %s hold an EID in the clear; seal them with \"gidserver seal-table\"\n", s.plainEIDs, s.Auth.Table)
 			}
+			if s.leasequery != nil && len(s.filters) == 0 {
+				fmt.Fprintln(out, "  warning: no filter is trusted yet: every leasequery is refused")
+			}
 			if s.resolver == nil {
 				fmt.Fprintln(out, "  warning: no resolve.listen: warrants are answered by \"gidserver resolve\" only")
 			} else if len(s.authorities) == 0 || len(s.holders) == 0 {

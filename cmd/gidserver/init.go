@@ -26,6 +26,8 @@ import (
 // initial is what the configuration template is filled with.
 type initial struct {
 	Realm, State, DUID, Interface, Prefix, Listen string
+
+	Hosts []string // more names of the server, for its certificate
 }
 
 func initCommand() *cobra.Command {
@@ -60,6 +62,7 @@ or put it there later as escrow.json.`,
 	f.StringVar(&in.Interface, "interface", "", "`interface` on the clients' link; may be left out behind relays")
 	f.StringVar(&in.Prefix, "prefix", "", "`/64` to lease addresses from")
 	f.StringVar(&in.Listen, "listen", "[::1]:8547", "`address` and port of the resolve API")
+	f.StringSliceVar(&in.Hosts, "host", nil, "another `name` or address by which the server is reached; may be given several times")
 	f.StringVar(&escrow, "escrow", "", "the trustees' escrow key, a `file`")
 	f.DurationVar(&epochLength, "epoch-length", idcodec.DefaultEpochLength, "`length` of an epoch, after which addresses change; it cannot be changed later")
 	f.BoolVarP(&dry, "dry-run", "n", false, "say what would be made and make nothing")
@@ -113,6 +116,7 @@ func (in *initial) files(epochLength time.Duration, escrow string) ([]newFile, e
 	if host != "" {
 		hosts = append(hosts, host)
 	}
+	hosts = append(hosts, in.Hosts...)
 	id, err := trace.NewIdentity(rand.Reader, in.Realm, now.Add(-time.Hour), now.AddDate(5, 0, 0), hosts...)
 	if err != nil {
 		return nil, err
@@ -136,6 +140,7 @@ func (in *initial) files(epochLength time.Duration, escrow string) ([]newFile, e
 		{"resolver.pem", id.MarshalCertificate(), false},
 		{"authorities.pem", nil, false},
 		{"holders.pem", nil, false},
+		{"filters.pem", nil, false},
 		{"table.toml", []byte(initialTable), true},
 	}
 	if escrow != "" {
@@ -250,6 +255,12 @@ listen = {{printf "%q" .Listen}}
 identity = "resolver"            # resolver.key and resolver.pem
 authorities = "authorities.pem"  # certificates of those whose warrants are followed
 holders = "holders.pem"          # certificates of those who may ask
+
+[leasequery]
+# By which access devices (gidfilter) learn who may send from where, over TLS.
+# listen = "[2001:db8:ff::1]:547"
+identity = "resolver"            # the server's key and certificate
+filters = "filters.pem"          # certificates of those who may ask
 
 [metrics]
 # listen = "[::1]:9547"        # Prometheus

@@ -31,6 +31,9 @@ type setup struct {
 	resolver    *trace.Identity // nil without the resolve API
 	authorities []*x509.Certificate
 	holders     []*x509.Certificate
+
+	leasequery *trace.Identity // nil without leasequery
+	filters    []*x509.Certificate
 }
 
 // load reads a configuration and the files that it names. Its error joins all
@@ -57,6 +60,9 @@ func load(file string) (*setup, error) {
 	check("auth", s.loadAuth())
 	if cfg.Resolve.Listen != "" {
 		check("resolve", s.loadResolve())
+	}
+	if cfg.LeaseQuery.Listen != "" {
+		check("leasequery", s.loadLeaseQuery())
 	}
 	return s, errors.Join(errs...)
 }
@@ -143,24 +149,41 @@ func (s *setup) loadAuth() error {
 	return nil
 }
 
-func (s *setup) loadResolve() error {
-	key, err := secretfile.Read(s.Resolve.Identity + ".key")
-	if err != nil {
+func (s *setup) loadResolve() (err error) {
+	if s.resolver, err = identity(s.Resolve.Identity); err != nil {
 		return err
-	}
-	defer clear(key)
-	cert, err := os.ReadFile(s.Resolve.Identity + ".pem")
-	if err != nil {
-		return err
-	}
-	if s.resolver, err = trace.ParseIdentity(key, cert); err != nil {
-		return fmt.Errorf("%s: %w", s.Resolve.Identity, err)
 	}
 	if s.authorities, err = certificates(s.Resolve.Authorities); err != nil {
 		return err
 	}
 	s.holders, err = certificates(s.Resolve.Holders)
 	return err
+}
+
+func (s *setup) loadLeaseQuery() (err error) {
+	if s.leasequery, err = identity(s.LeaseQuery.Identity); err != nil {
+		return err
+	}
+	s.filters, err = certificates(s.LeaseQuery.Filters)
+	return err
+}
+
+// identity reads a key and its certificate, path.key and path.pem.
+func identity(path string) (*trace.Identity, error) {
+	key, err := secretfile.Read(path + ".key")
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key)
+	cert, err := os.ReadFile(path + ".pem")
+	if err != nil {
+		return nil, err
+	}
+	id, err := trace.ParseIdentity(key, cert)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return id, nil
 }
 
 // certificates reads a PEM file. An empty file is none: nobody is trusted yet.

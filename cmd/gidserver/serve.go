@@ -92,10 +92,12 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, acceptClock bool) (e
 	if err != nil {
 		return err
 	}
-	server, err := dhcpv6.Listen(handler, store.Barrier, time.Now)
+	feed := dhcpv6.NewFeed()
+	server, err := dhcpv6.Listen(handler, store.Barrier, feed, time.Now)
 	if err != nil {
 		return err
 	}
+	alloc.Observe(server.Changed)
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -116,6 +118,15 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, acceptClock bool) (e
 		h := &http.Server{Handler: trace.Handler(resolver, time.Now, log), TLSConfig: trace.ServerTLS(s.resolver, s.holders)}
 		start("resolve API", func(ctx context.Context) error { return serveHTTP(ctx, h, l, log) })
 		log.Info("answering warrants", "address", l.Addr())
+	}
+	if s.LeaseQuery.Listen != "" {
+		l, err := net.Listen("tcp", s.LeaseQuery.Listen)
+		if err != nil {
+			return fmt.Errorf("leasequery.listen: %w", err)
+		}
+		q := dhcpv6.NewLeaseQueryServer(s.handlerConfig(), store, feed, trace.ServerTLS(s.leasequery, s.filters), time.Now, log)
+		start("leasequery", func(ctx context.Context) error { return q.Serve(ctx, l) })
+		log.Info("answering filters", "address", l.Addr())
 	}
 	if s.Metrics.Listen != "" {
 		l, err := net.Listen("tcp", s.Metrics.Listen)

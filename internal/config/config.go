@@ -27,16 +27,17 @@ import (
 // Config is gidserver's configuration. Paths are absolute or relative to the
 // file's directory; [Parse] makes them whole.
 type Config struct {
-	Realm   string  `toml:"realm"`
-	State   string  `toml:"state"`
-	Keys    Keys    `toml:"keys"`
-	DHCPv6  DHCPv6  `toml:"dhcpv6"`
-	Lease   Lease   `toml:"lease"`
-	Links   []Link  `toml:"link"`
-	Auth    Auth    `toml:"auth"`
-	Resolve Resolve `toml:"resolve"`
-	Metrics Metrics `toml:"metrics"`
-	Log     Log     `toml:"log"`
+	Realm      string     `toml:"realm"`
+	State      string     `toml:"state"`
+	Keys       Keys       `toml:"keys"`
+	DHCPv6     DHCPv6     `toml:"dhcpv6"`
+	Lease      Lease      `toml:"lease"`
+	Links      []Link     `toml:"link"`
+	Auth       Auth       `toml:"auth"`
+	Resolve    Resolve    `toml:"resolve"`
+	LeaseQuery LeaseQuery `toml:"leasequery"`
+	Metrics    Metrics    `toml:"metrics"`
+	Log        Log        `toml:"log"`
 }
 
 // Keys are the paths of key files.
@@ -89,6 +90,13 @@ type Resolve struct {
 	Identity    string `toml:"identity"` // path without .key and .pem
 	Authorities string `toml:"authorities"`
 	Holders     string `toml:"holders"`
+}
+
+// LeaseQuery is how access devices learn bindings (RFC 5460, RFC 7653).
+type LeaseQuery struct {
+	Listen   string `toml:"listen"`
+	Identity string `toml:"identity"` // path without .key and .pem
+	Filters  string `toml:"filters"`
 }
 
 // Metrics is the Prometheus endpoint.
@@ -211,7 +219,7 @@ func Parse(file string, text []byte) (*Config, error) {
 	}
 	dir := filepath.Dir(file)
 	for _, p := range []*string{&c.State, &c.Keys.Keyring, &c.Keys.Registry, &c.Keys.Escrow, &c.Auth.Table,
-		&c.Resolve.Identity, &c.Resolve.Authorities, &c.Resolve.Holders} {
+		&c.Resolve.Identity, &c.Resolve.Authorities, &c.Resolve.Holders, &c.LeaseQuery.Identity, &c.LeaseQuery.Filters} {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
 		}
@@ -382,6 +390,14 @@ func (c *Config) check(v *checker) {
 		for key, path := range map[string]string{"resolve.identity": c.Resolve.Identity, "resolve.authorities": c.Resolve.Authorities, "resolve.holders": c.Resolve.Holders} {
 			if path == "" {
 				v.fail(key, "want a path, for resolve.listen is set")
+			}
+		}
+	}
+	if c.LeaseQuery.Listen != "" {
+		v.listen("leasequery.listen", c.LeaseQuery.Listen)
+		for key, path := range map[string]string{"leasequery.identity": c.LeaseQuery.Identity, "leasequery.filters": c.LeaseQuery.Filters} {
+			if path == "" {
+				v.fail(key, "want a path, for leasequery.listen is set")
 			}
 		}
 	}

@@ -1,0 +1,78 @@
+package dhcpv6
+
+import (
+	"bytes"
+	"sync"
+	"sync/atomic"
+
+	"brightgid/lease"
+)
+
+// feedQueue is how many changes wait for a follower that reads slowly. One that
+// falls further behind is told so and begins anew.
+const feedQueue = 1 << 14
+
+// Feed tells followers of leases that have changed, when the change is durable.
+type Feed struct {
+	mu        sync.Mutex
+	followers map[*follower]struct{}
+	n         atomic.Int32 // followers, for who should not wait for the lock
+}
+
+// NewFeed returns a feed without followers.
+func NewFeed() *Feed { return &Feed{followers: make(map[*follower]struct{})} }
+
+// follower is one who listens to a feed.
+type follower struct {
+	changes chan lease.Lease
+	behind  chan struct{} // closed when changes were lost
+}
+
+func (f *Feed) follow() *follower {
+	w := &follower{changes: make(chan lease.Lease, feedQueue), behind: make(chan struct{})}
+	f.mu.Lock()
+	f.followers[w] = struct{}{}
+	f.n.Store(int32(len(f.followers)))
+	f.mu.Unlock()
+	return w
+}
+
+func (f *Feed) unfollow(w *follower) {
+	f.mu.Lock()
+	delete(f.followers, w)
+	f.n.Store(int32(len(f.followers)))
+	f.mu.Unlock()
+}
+
+// Following reports whether anybody follows, so that nobody need collect changes
+// for none.
+func (f *Feed) Following() bool { return f.n.Load() > 0 }
+
+// Publish hands changes to all followers. It never waits for one.
+func (f *Feed) Publish(changes []lease.Lease) {
+	if len(changes) == 0 {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for w := range f.followers {
+		for _, c := range changes {
+			select {
+			case w.changes <- c:
+				continue
+			default:
+			}
+			close(w.behind)
+			delete(f.followers, w)
+			f.n.Store(int32(len(f.followers)))
+			break
+		}
+	}
+}
+
+// keep copies a lease out of the packet that its strings point into.
+func keep(l lease.Lease) lease.Lease {
+	l.Client.DUID = bytes.Clone(l.Client.DUID)
+	l.Anchor.LinkLayer = bytes.Clone(l.Anchor.LinkLayer)
+	return l
+}

@@ -1,0 +1,298 @@
+package dhcpv6
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"time"
+
+	dhcp6 "github.com/insomniacslk/dhcp/dhcpv6"
+	"github.com/insomniacslk/dhcp/iana"
+
+	"brightgid/idcodec"
+	"brightgid/lease"
+)
+
+// Messages of RFC 7653 that insomniacslk/dhcp does not name.
+const (
+	messageActiveLeaseQuery dhcp6.MessageType = 22
+	messageStartTLS         dhcp6.MessageType = 23
+)
+
+// Status codes of leasequery (RFC 5007 §4.1.3, RFC 5460 §5.5, RFC 7653 §8.2).
+const (
+	statusUnknownQueryType iana.StatusCode = 7
+	statusMalformedQuery   iana.StatusCode = 8
+	statusNotConfigured    iana.StatusCode = 9
+	statusNotAllowed       iana.StatusCode = 10
+	statusQueryTerminated  iana.StatusCode = 11
+	statusDataMissing      iana.StatusCode = 12
+	statusNotSupported     iana.StatusCode = 14
+)
+
+// Query types (RFC 5007 §4.1.2.1, RFC 5460 §5.4).
+const (
+	queryByAddress     = 1
+	queryByClientID    = 2
+	queryByRelayID     = 3
+	queryByLinkAddress = 4
+	queryByRemoteID    = 5
+)
+
+// LeaseSource is what leasequery reads; a lease.Store does.
+type LeaseSource interface {
+	Lease(addr netip.Addr) (lease.Lease, error)
+	Each(f func(lease.Lease) error) error
+}
+
+// query is a LEASEQUERY or ACTIVELEASEQUERY message.
+type query struct {
+	typ      dhcp6.MessageType
+	xid      [3]byte
+	clientID []byte
+	serverID []byte
+	kind     uint8      // the query type; 0 without OPTION_LQ_QUERY
+	link     netip.Addr // "::" for all links
+	addr     netip.Addr // of a query by address
+	duid     []byte     // of a query by client identifier
+	since    bool       // OPTION_LQ_START_TIME is there
+}
+
+// parseQuery reads a message of a leasequery connection, without its length.
+func parseQuery(b []byte) (q query, err error) {
+	if len(b) < 4 {
+		return q, errMalformed
+	}
+	q.typ = dhcp6.MessageType(b[0])
+	copy(q.xid[:], b[1:4])
+	for b = b[4:]; len(b) > 0; {
+		code, data, rest, err := nextOption(b)
+		if err != nil {
+			return q, err
+		}
+		b = rest
+		switch code {
+		case dhcp6.OptionClientID:
+			err = duid(&q.clientID, data)
+		case dhcp6.OptionServerID:
+			err = duid(&q.serverID, data)
+		case dhcp6.OptionLQStartTime:
+			q.since = true
+		case dhcp6.OptionLQQuery:
+			err = q.parseLQQuery(data)
+		}
+		if err != nil {
+			return q, err
+		}
+	}
+	return q, nil
+}
+
+// parseLQQuery reads query-type(1) link-address(16) options (RFC 5007 §4.1.2.1).
+func (q *query) parseLQQuery(data []byte) error {
+	if len(data) < 17 || q.kind != 0 || data[0] == 0 {
+		return errMalformed
+	}
+	q.kind = data[0]
+	q.link = netip.AddrFrom16([16]byte(data[1:17]))
+	for b := data[17:]; len(b) > 0; {
+		code, data, rest, err := nextOption(b)
+		if err != nil {
+			return err
+		}
+		b = rest
+		switch code {
+		case dhcp6.OptionIAAddr:
+			if len(data) < 24 || q.addr.IsValid() {
+				return errMalformed
+			}
+			q.addr = netip.AddrFrom16([16]byte(data))
+		case dhcp6.OptionClientID:
+			if err := duid(&q.duid, data); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// leaseQuery answers queries. It is pure, but for what it reads of leases.
+type leaseQuery struct {
+	serverID []byte
+	links    []Link
+	leases   LeaseSource
+}
+
+// message begins a message of the answer to q, behind two bytes for its length.
+func (l *leaseQuery) message(b []byte, typ dhcp6.MessageType, xid [3]byte) builder {
+	return builder{append(b, 0, 0, byte(typ), xid[0], xid[1], xid[2])}
+}
+
+// finish sets the length of a message that began at start.
+func finish(w *builder, start int) []byte {
+	binary.BigEndian.PutUint16(w.b[start:], uint16(len(w.b)-start-2))
+	return w.b
+}
+
+// reply appends a LEASEQUERY-REPLY without data (RFC 5460 §6.3), with a status
+// if it is not success.
+func (l *leaseQuery) reply(b []byte, q *query, now time.Time, status iana.StatusCode, text string) []byte {
+	start := len(b)
+	w := l.message(b, dhcp6.MessageTypeLeaseQueryReply, q.xid)
+	w.option(dhcp6.OptionServerID, l.serverID)
+	if q.clientID != nil {
+		w.option(dhcp6.OptionClientID, q.clientID)
+	}
+	if q.typ == messageActiveLeaseQuery {
+		baseTime(&w, now)
+	}
+	if status != iana.StatusSuccess {
+		w.status(status, text)
+	}
+	return finish(&w, start)
+}
+
+// data appends a LEASEQUERY-DATA with one binding, or, for none, the empty one
+// that keeps an idle connection alive (RFC 7653 §8.3).
+func (l *leaseQuery) data(b []byte, xid [3]byte, x *lease.Lease, active bool, now time.Time) []byte {
+	start := len(b)
+	w := l.message(b, dhcp6.MessageTypeLeaseQueryData, xid)
+	if x != nil {
+		clientData(&w, x, now)
+		if active {
+			baseTime(&w, now)
+		}
+	}
+	return finish(&w, start)
+}
+
+// done appends a LEASEQUERY-DONE (RFC 5460 §6.3).
+func (l *leaseQuery) done(b []byte, xid [3]byte, status iana.StatusCode, text string) []byte {
+	start := len(b)
+	w := l.message(b, dhcp6.MessageTypeLeaseQueryDone, xid)
+	if status != iana.StatusSuccess {
+		w.status(status, text)
+	}
+	return finish(&w, start)
+}
+
+// baseTime appends an OPTION_LQ_BASE_TIME, the server's clock in seconds since
+// 2000 (RFC 7653 §8.2.1).
+func baseTime(w *builder, now time.Time) {
+	const y2000 = 946684800
+	start := w.open(dhcp6.OptionLQBaseTime)
+	w.b = binary.BigEndian.AppendUint32(w.b, uint32(now.Unix()-y2000))
+	w.close(start)
+}
+
+// clientData appends an OPTION_CLIENT_DATA (RFC 5007 §4.1.2.2) of a lease: whose
+// it is, the address with what is left of its lifetimes, zero when it is over,
+// how long ago the client last spoke, and the link-layer address (RFC 6939).
+func clientData(w *builder, x *lease.Lease, now time.Time) {
+	start := w.open(dhcp6.OptionClientData)
+	w.option(dhcp6.OptionClientID, x.Client.DUID)
+	var preferred, valid time.Duration
+	if x.Live(now) {
+		// Rounded up: a filter that took the address away within the client's
+		// last second would drop what the client may send.
+		preferred, valid = x.PreferredUntil.Sub(now)+time.Second-1, x.ValidUntil.Sub(now)+time.Second-1
+	}
+	w.iaAddr(x.Addr, preferred, valid)
+	clt := w.open(dhcp6.OptionCLTTime)
+	w.seconds(now.Sub(x.Updated))
+	w.close(clt)
+	if ll := x.Anchor.LinkLayer; len(ll) > 0 {
+		const hwEthernet = 1
+		s := w.open(dhcp6.OptionClientLinkLayerAddr)
+		w.b = binary.BigEndian.AppendUint16(w.b, hwEthernet)
+		w.b = append(w.b, ll...)
+		w.close(s)
+	}
+	w.close(start)
+}
+
+// check reports why a query cannot be answered; a status of success is none.
+func (l *leaseQuery) check(q *query) (iana.StatusCode, string) {
+	if q.clientID == nil {
+		return statusMalformedQuery, "a client identifier is needed"
+	}
+	if q.serverID != nil && string(q.serverID) != string(l.serverID) {
+		return statusNotConfigured, "the query is for another server"
+	}
+	if q.typ == messageActiveLeaseQuery {
+		return iana.StatusSuccess, ""
+	}
+	switch q.kind {
+	case queryByAddress:
+		if !q.addr.IsValid() {
+			return statusMalformedQuery, "a query by address without an address"
+		}
+	case queryByClientID:
+		if q.duid == nil {
+			return statusMalformedQuery, "a query by client identifier without one"
+		}
+	case queryByLinkAddress:
+	case queryByRelayID, queryByRemoteID:
+		return statusUnknownQueryType, "this server keeps no options of relays"
+	default:
+		return statusUnknownQueryType, "unknown query type"
+	}
+	if !q.link.IsUnspecified() && l.prefixes(q.link) == nil {
+		return statusNotConfigured, "no such link"
+	}
+	return iana.StatusSuccess, ""
+}
+
+// prefixes returns the prefixes of the link that an address is on.
+func (l *leaseQuery) prefixes(link netip.Addr) []idcodec.Prefix {
+	for i := range l.links {
+		for _, p := range l.links[i].Prefixes {
+			if p == idcodec.PrefixOf(link) {
+				return l.links[i].Prefixes
+			}
+		}
+		for _, a := range l.links[i].RelayLinks {
+			if a == link {
+				return l.links[i].Prefixes
+			}
+		}
+	}
+	return nil
+}
+
+// each calls f with every live lease that a checked query asks for.
+func (l *leaseQuery) each(q *query, now time.Time, f func(*lease.Lease) error) error {
+	var prefixes []idcodec.Prefix
+	if !q.link.IsUnspecified() {
+		prefixes = l.prefixes(q.link)
+	}
+	wanted := func(x *lease.Lease) bool {
+		return x.Live(now) && (prefixes == nil || onAny(prefixes, x.Addr)) &&
+			(q.kind != queryByClientID || string(x.Client.DUID) == string(q.duid))
+	}
+	if q.kind == queryByAddress {
+		x, err := l.leases.Lease(q.addr)
+		if errors.Is(err, lease.ErrNotFound) || err == nil && !wanted(&x) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return f(&x)
+	}
+	return l.leases.Each(func(x lease.Lease) error {
+		if wanted(&x) {
+			return f(&x)
+		}
+		return nil
+	})
+}
+
+func onAny(prefixes []idcodec.Prefix, a netip.Addr) bool {
+	for _, p := range prefixes {
+		if p == idcodec.PrefixOf(a) {
+			return true
+		}
+	}
+	return false
+}
