@@ -8,7 +8,7 @@ GO ?= go
 FUZZTIME ?= 30s
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 
-.PHONY: help build deps demo test unit e2e bench lint fuzz vectors clean
+.PHONY: help build deps demo test unit e2e bench lint fuzz generate vectors clean
 
 help:
 	@echo "make build    build the programs into bin/"
@@ -19,6 +19,7 @@ help:
 	@echo "make bench    run the benchmarks, which print ratios (root)"
 	@echo "make lint     gofmt, go vet, staticcheck, govulncheck"
 	@echo "make fuzz     run each fuzz target for FUZZTIME ($(FUZZTIME))"
+	@echo "make generate compile the XDP program anew (clang, libbpf-dev)"
 	@echo "make vectors  write the published test vectors anew"
 
 build:
@@ -37,7 +38,7 @@ unit:
 	$(GO) test -tags purego ./idcodec
 
 e2e: deps
-	$(GO) test -count=1 -timeout 30m -tags e2e -parallel 6 ./test/... ./lease/pebblestore
+	$(GO) test -count=1 -timeout 30m -tags e2e -parallel 6 ./test/... ./lease/pebblestore ./sava/xdp
 
 lint:
 	@scripts/lint.sh
@@ -48,6 +49,9 @@ bench: deps build
 
 fuzz:
 	@scripts/fuzz.sh $(FUZZTIME)
+
+generate:
+	C_INCLUDE_PATH=/usr/include/$$(uname -m)-linux-gnu $(GO) generate ./sava/xdp
 
 vectors:
 	$(GO) test ./idcodec -run VectorFile -update

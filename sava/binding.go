@@ -24,7 +24,8 @@ type Anchor struct {
 
 // Binding says from where an address may send, and until when. A zero Port means
 // any port and a zero MAC any address, when the source of the binding does not
-// know them; where VLAN counts, see AnyVLAN.
+// know them; where VLAN counts, see AnyVLAN. When both are zero, the address is
+// leased but nobody knows to whom: it may not be used until [Snooper] finds out.
 type Binding struct {
 	Anchor
 	AnyVLAN bool
@@ -48,10 +49,25 @@ const localIdle = time.Hour
 // stay.
 var ErrTableFull = errors.New("the binding table is full")
 
+// Mirror is told of every change to a table, before the change is made: it has
+// bindings where frames pass by themselves. An error keeps the change from being
+// made.
+type Mirror interface {
+	Bind(addr netip.Addr, b Binding) error
+	Unbind(addr netip.Addr) error
+}
+
+// noMirror is the mirror of a table that has none.
+type noMirror struct{}
+
+func (noMirror) Bind(netip.Addr, Binding) error { return nil }
+func (noMirror) Unbind(netip.Addr) error        { return nil }
+
 // Table is a set of bindings. It is safe for concurrent use; a change is seen by
 // every lookup that begins after it.
 type Table struct {
-	limit int
+	limit  int
+	mirror Mirror
 
 	mu    sync.Mutex // of writers
 	index atomic.Pointer[index]
@@ -63,35 +79,66 @@ type Table struct {
 }
 
 type claim struct {
-	anchor Anchor
-	used   time.Time
+	anchor   Anchor
+	used     time.Time
+	mirrored time.Time
 }
 
 // NewTable returns an empty table of at most limit bindings; 0 means
-// DefaultLimit.
-func NewTable(limit int) *Table {
+// DefaultLimit. mirror, if not nil, is told of its changes.
+func NewTable(limit int, mirror Mirror) *Table {
 	if limit == 0 {
 		limit = DefaultLimit
 	}
-	t := &Table{limit: limit, local: make(map[netip.Addr]claim), claims: make(map[uint32]int)}
+	if mirror == nil {
+		mirror = noMirror{}
+	}
+	t := &Table{limit: limit, mirror: mirror, local: make(map[netip.Addr]claim), claims: make(map[uint32]int)}
 	t.index.Store(newIndex(0))
 	return t
 }
 
 // Bind adds or replaces the binding of an address.
 func (t *Table) Bind(addr netip.Addr, b Binding) error {
-	e := makeEntry(addr, b)
+	return t.Change(addr, func(Binding, bool) (Binding, bool) { return b, true })
+}
+
+// Change makes the binding of an address what f makes of it, and nobody changes it
+// meanwhile. f gets the binding, if there is one, and returns whether there shall
+// be one.
+func (t *Table) Change(addr netip.Addr, f func(old Binding, bound bool) (b Binding, bind bool)) error {
+	hi, lo := words(addr)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	x := t.index.Load()
 	var old entry
-	if !x.find(e.hi, e.lo, &old) {
-		if x.live >= t.limit {
-			return ErrTableFull
+	var was Binding
+	bound := x.find(hi, lo, &old)
+	if bound {
+		was = old.binding()
+	}
+	b, bind := f(was, bound)
+	switch {
+	case !bind && !bound:
+		return nil
+	case !bind:
+		if err := t.mirror.Unbind(addr); err != nil {
+			return err
 		}
-		if x.used >= len(x.slots)/2 {
-			x = t.rebuild(x)
-		}
+		x.remove(hi, lo)
+		return nil
+	case !bound && x.live >= t.limit:
+		return ErrTableFull
+	}
+	e := makeEntry(addr, b)
+	if bound && e == old {
+		return nil
+	}
+	if err := t.mirror.Bind(addr, b); err != nil {
+		return err
+	}
+	if !bound && x.used >= len(x.slots)/2 {
+		x = t.rebuild(x)
 	}
 	x.put(&e)
 	return nil
@@ -107,11 +154,8 @@ func (t *Table) rebuild(old *index) *index {
 }
 
 // Unbind removes the binding of an address.
-func (t *Table) Unbind(addr netip.Addr) {
-	hi, lo := words(addr)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.index.Load().remove(hi, lo)
+func (t *Table) Unbind(addr netip.Addr) error {
+	return t.Change(addr, func(b Binding, _ bool) (Binding, bool) { return b, false })
 }
 
 // Lookup returns the binding of an address, which may have expired.
@@ -144,7 +188,7 @@ func (t *Table) Expire(before time.Time) int {
 	x := t.index.Load()
 	n := x.live
 	x.each(func(e *entry) bool {
-		if int64(e.until) < before.UnixNano() {
+		if int64(e.until) < before.UnixNano() && t.mirror.Unbind(e.addr()) == nil {
 			x.remove(e.hi, e.lo)
 		}
 		return true
@@ -162,11 +206,16 @@ func (t *Table) Expire(before time.Time) int {
 	return n
 }
 
-func (t *Table) drop(a netip.Addr, c claim) {
+// drop takes a claim away, unless the mirror cannot.
+func (t *Table) drop(a netip.Addr, c claim) bool {
+	if t.mirror.Unbind(a) != nil {
+		return false
+	}
 	delete(t.local, a)
 	if t.claims[c.anchor.Port]--; t.claims[c.anchor.Port] == 0 {
 		delete(t.claims, c.anchor.Port)
 	}
+	return true
 }
 
 // claimLocal claims a link-local address for an anchor, or tells that another
@@ -178,17 +227,28 @@ func (t *Table) claimLocal(addr netip.Addr, a Anchor, now time.Time) Reason {
 	switch {
 	case taken && c.anchor == a:
 		c.used = now
-		t.local[addr] = c
-		return Valid
-	case taken && now.Sub(c.used) <= localIdle:
+		return t.claim(addr, c)
+	case taken && (now.Sub(c.used) <= localIdle || !t.drop(addr, c)):
 		return WrongAnchor
-	case taken:
-		t.drop(addr, c)
 	}
 	if t.claims[a.Port] >= maxLocal {
 		return Unbound
 	}
-	t.local[addr] = claim{a, now}
+	if r := t.claim(addr, claim{anchor: a, used: now}); r != Valid {
+		return r
+	}
 	t.claims[a.Port]++
+	return Valid
+}
+
+// claim files a claim, and tells the mirror if it has not heard of it lately.
+func (t *Table) claim(addr netip.Addr, c claim) Reason {
+	if c.used.Sub(c.mirrored) > localIdle/4 {
+		if t.mirror.Bind(addr, Binding{Anchor: c.anchor, Until: c.used.Add(localIdle)}) != nil {
+			return Unbound
+		}
+		c.mirrored = c.used
+	}
+	t.local[addr] = c
 	return Valid
 }

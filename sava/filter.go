@@ -137,6 +137,8 @@ func (f *Filter) source(s source, now time.Time) Reason {
 		return Unbound
 	case now.UnixNano() >= int64(e.until):
 		return Expired
+	case e.isUnanchored():
+		return Unbound
 	case !e.holds(&x.anchor):
 		return WrongAnchor
 	}

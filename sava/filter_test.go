@@ -40,7 +40,7 @@ const (
 
 func newFilter(t testing.TB, forger Forger) *Filter {
 	t.Helper()
-	table := NewTable(0)
+	table := NewTable(0, nil)
 	for a, b := range map[netip.Addr]Binding{
 		honest: {Anchor{myPort, 0, myMAC}, false, noon.Add(time.Hour)},
 		victim: {Anchor{otherPort, 0, otherMAC}, false, noon.Add(time.Hour)},
@@ -290,7 +290,9 @@ func TestLifetimesRunOn(t *testing.T) {
 	if got := f.Check(myPort, frame, noon); got.Reason != Valid {
 		t.Errorf("after the others were removed: %s", got.Reason)
 	}
-	f.table.Unbind(honest)
+	if err := f.table.Unbind(honest); err != nil {
+		t.Fatal(err)
+	}
 	if got := f.Check(myPort, frame, noon); got.Reason != Unbound {
 		t.Errorf("after a release: %s", got.Reason)
 	}
@@ -339,7 +341,7 @@ func TestAFloodOfLinkLocalAddressesIsBounded(t *testing.T) {
 }
 
 func TestAFullTableKeepsWhatItHas(t *testing.T) {
-	table := NewTable(2)
+	table := NewTable(2, nil)
 	b := Binding{Anchor{myPort, 0, myMAC}, false, noon}
 	for _, a := range []netip.Addr{honest, victim} {
 		if err := table.Bind(a, b); err != nil {

@@ -121,6 +121,9 @@ func (e *entry) holds(a *Anchor) bool {
 	return (port == 0 || port == a.Port) && (e.mac&1 != 0 || vlan == a.VLAN) && (mac == 0 || mac == a.MAC.word())
 }
 
+// isUnanchored reports whether nobody knows who may use the address.
+func (e *entry) isUnanchored() bool { return e.where>>32 == 0 && e.mac&^1 == 0 }
+
 // find reads the entry of an address.
 func (x *index) find(hi, lo uint64, e *entry) bool {
 	for i := x.hash(hi, lo); ; i++ {

@@ -126,7 +126,7 @@ func readBindings(path string) (*sava.Table, error) {
 		return nil, err
 	}
 	defer f.Close()
-	table := sava.NewTable(0)
+	table := sava.NewTable(0, nil)
 	lines := bufio.NewScanner(f)
 	for n := 1; lines.Scan(); n++ {
 		if len(bytes.TrimSpace(lines.Bytes())) == 0 {

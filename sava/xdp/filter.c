@@ -1,0 +1,478 @@
+//go:build ignore
+
+// SPDX-License-Identifier: Apache-2.0
+//
+// The fast path of the filter: what package sava's Filter says of a frame, for
+// the frames that make up the traffic. What takes more than a lookup (Neighbour
+// Discovery, DHCPv6, "::", link-local addresses nobody has claimed, odd chains of
+// headers) is handed up to user space and held back until it is judged there.
+//
+// "make generate" compiles it. It needs kernel 5.18.
+
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/ipv6.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+char _license[] SEC("license") = "Apache-2.0";
+
+// Reasons are sava.Reason. The numbers beyond are of this program only.
+enum reason {
+	VALID = 0,
+	NOT_IPV6,
+	TRUSTED,
+	UNBOUND,
+	WRONG_ANCHOR,
+	EXPIRED,
+	FORGED,
+	MARTIAN,
+	MALFORMED,
+	LIMITED,
+	NUM_REASONS,
+
+	HAND_UP = 16, // user space counts what it becomes
+};
+
+// What the loader sets, for each port.
+const volatile __u32 port;            // interface index
+const volatile __u32 slot;            // the port's place in the arrays
+const volatile __u8 enforce;          // 0: judge and count, but pass everything
+const volatile __u8 generic;          // frames from user space come back to this program
+const volatile __u8 ticket[16];       // how it knows them then
+const volatile __u64 up_interval = 500000; // ns between frames handed up, on the average
+const volatile __u64 up_burst = 200000000; // ns worth of them at once
+const volatile __u64 sample_interval = 10000000; // ns between samples of a port's drops
+
+struct binding {
+	__u64 until; // CLOCK_MONOTONIC
+	__u32 port;  // 0: any
+	__u32 vlan;  // outer << 16 | inner
+	__u8 mac[6]; // 0: any
+	__u16 flags;
+	__u64 sum;   // of the key and the fields above
+};
+
+#define ANY_VLAN 1
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 20);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct in6_addr);
+	__type(value, struct binding);
+} bindings SEC(".maps");
+
+// The loader makes room for every port.
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, NUM_REASONS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+struct pace {
+	__u64 up;     // when the port's frames that were handed up are paid for
+	__u64 sample; // when a drop was sampled last
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); // the loader makes room
+	__type(key, __u32);
+	__type(value, struct pace);
+} paces SEC(".maps");
+
+// Frames for user space: struct event, then the frame.
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 << 20);
+} handed_up SEC(".maps");
+
+// Samples of dropped frames: struct event, then the frame's beginning.
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 18);
+} drops SEC(".maps");
+
+struct event {
+	__u32 port;
+	__u32 reason;
+	__u32 len; // of the frame; what follows may be less
+	__u32 pad;
+};
+
+#define MAX_FRAME 2048 // of what is handed up; control messages are shorter
+#define SAMPLE 128
+
+// Room to put an event together.
+struct room {
+	struct event event;
+	__u8 frame[1 << 12]; // more than MAX_FRAME, for a bound that the verifier can follow
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct room);
+} rooms SEC(".maps");
+
+static __always_inline void count(__u32 reason)
+{
+	__u32 key = slot * NUM_REASONS + reason;
+	__u64 *n = bpf_map_lookup_elem(&counters, &key);
+
+	if (n)
+		*n += 1;
+}
+
+// copy puts the frame, or its beginning, into a ring.
+static __always_inline int copy(struct xdp_md *ctx, void *ring, __u32 reason, __u32 most)
+{
+	__u32 zero = 0, all = bpf_xdp_get_buff_len(ctx), len = all;
+	struct room *r = bpf_map_lookup_elem(&rooms, &zero);
+
+	if (!r)
+		return -1;
+	if (len > most)
+		len = most;
+	barrier_var(len);
+	len &= sizeof(r->frame) - 1;
+	if (!len)
+		return -1;
+	r->event.port = port;
+	r->event.reason = reason;
+	r->event.len = all;
+	r->event.pad = 0;
+	if (bpf_xdp_load_bytes(ctx, 0, r->frame, len))
+		return -1;
+	return bpf_ringbuf_output(ring, r, sizeof(r->event) + len, 0);
+}
+
+static __noinline int sample(struct xdp_md *ctx, __u32 reason)
+{
+	__u32 key = slot;
+	struct pace *p = bpf_map_lookup_elem(&paces, &key);
+	__u64 now = bpf_ktime_get_ns();
+
+	// Two processors may both pass; a sample more does no harm.
+	if (p && now - p->sample >= sample_interval) {
+		p->sample = now;
+		copy(ctx, &drops, reason, SAMPLE);
+	}
+	return 0;
+}
+
+static __always_inline int verdict(struct xdp_md *ctx, __u32 reason)
+{
+	count(reason);
+	if (reason < UNBOUND)
+		return XDP_PASS;
+	sample(ctx, reason);
+	return enforce ? XDP_DROP : XDP_PASS;
+}
+
+// hand_up gives the frame to user space, unless the port has given too many: one
+// host must not keep user space from the others.
+static __noinline int hand_up(struct xdp_md *ctx)
+{
+	__u32 key = slot;
+	struct pace *p = bpf_map_lookup_elem(&paces, &key);
+	__u64 now = bpf_ktime_get_ns(), due;
+
+	if (!p)
+		return XDP_ABORTED;
+	due = p->up > now ? p->up : now;
+	if (due - now > up_burst || bpf_xdp_get_buff_len(ctx) > MAX_FRAME ||
+	    copy(ctx, &handed_up, HAND_UP, MAX_FRAME)) {
+		count(LIMITED);
+		return enforce ? XDP_DROP : XDP_PASS;
+	}
+	__sync_fetch_and_add(&p->up, due + up_interval - p->up);
+	return enforce ? XDP_DROP : XDP_PASS;
+}
+
+#define MIX 0x9e3779b97f4a7c15ULL
+
+// sum_of seals a binding to its address, as sum in program.go does.
+static __always_inline __u64 sum_of(const struct in6_addr *a, const struct binding *b)
+{
+	const __u64 *k = (const __u64 *)a, *v = (const __u64 *)b;
+	__u64 s = MIX;
+
+	s = (s ^ k[0]) * MIX;
+	s = (s ^ k[1] ^ s >> 32) * MIX;
+	s = (s ^ v[0] ^ s >> 32) * MIX;
+	s = (s ^ v[1] ^ s >> 32) * MIX;
+	s = (s ^ v[2] ^ s >> 32) * MIX;
+	return s ^ s >> 32;
+}
+
+// find copies the binding of an address. The kernel may give a deleted element to
+// another key while it is being read; the sum tells.
+static __always_inline int find(struct in6_addr *a, struct binding *out)
+{
+	for (int i = 0; i < 4; i++) {
+		struct binding *b = bpf_map_lookup_elem(&bindings, a);
+
+		if (!b)
+			return 0;
+		__builtin_memcpy(out, b, sizeof(*out));
+		barrier();
+		if (sum_of(a, out) == out->sum)
+			return 1;
+	}
+	return -1;
+}
+
+static __always_inline int mac_is(const struct binding *b, const __u8 *mac)
+{
+	__u8 d = 0, any = 0;
+
+	for (int i = 0; i < 6; i++) {
+		d |= b->mac[i] ^ mac[i];
+		any |= b->mac[i];
+	}
+	return !d || !any;
+}
+
+// source judges an address that a host uses as its own.
+static __always_inline __u32 source(struct in6_addr *a, __u32 vlan, const __u8 *mac, int link_local)
+{
+	struct binding b;
+
+	switch (find(a, &b)) {
+	case 0:
+		return link_local ? HAND_UP : UNBOUND;
+	case 1:
+		break;
+	default:
+		return HAND_UP;
+	}
+	if (bpf_ktime_get_coarse_ns() >= b.until)
+		return link_local ? HAND_UP : EXPIRED;
+	if (!b.port && !(b.mac[0] | b.mac[1] | b.mac[2] | b.mac[3] | b.mac[4] | b.mac[5]))
+		return UNBOUND;
+	if ((b.port && b.port != port) || (!(b.flags & ANY_VLAN) && b.vlan != vlan) || !mac_is(&b, mac))
+		return WRONG_ANCHOR;
+	return VALID;
+}
+
+#define DHCP_CLIENT 546
+#define DHCP_SERVER 547
+
+#define MAX_HEADERS 16 // as many as user space follows
+
+// upper judges what a bound host sends, by the header behind its IPv6 header. The
+// packet goes from off to end; what is in the frame behind it is padding.
+static __noinline __u32 upper(struct xdp_md *ctx, __u32 off, __u32 end, __u32 next)
+{
+	int fragment = 0;
+	__u8 h[8];
+
+	for (int i = 0; i < MAX_HEADERS; i++) {
+		if (off > end)
+			return MALFORMED;
+		switch (next) {
+		case IPPROTO_ICMPV6:
+			if (end - off < 4 || bpf_xdp_load_bytes(ctx, off, h, 4))
+				return MALFORMED;
+			if (h[0] < 133 || h[0] > 137)
+				return VALID;
+			if (h[0] == 134 || h[0] == 137)
+				return MARTIAN; // a router is on a trusted port
+			return fragment ? MALFORMED : HAND_UP;
+		case IPPROTO_UDP:
+			if (end - off < 4 || bpf_xdp_load_bytes(ctx, off, h, 4))
+				return VALID; // too short to say anything to anybody
+			next = h[2] << 8 | h[3];
+			if (h[0] == DHCP_SERVER >> 8 && h[1] == (DHCP_SERVER & 0xff) && (next == DHCP_CLIENT || next == DHCP_SERVER))
+				return MARTIAN;
+			return next == DHCP_SERVER ? HAND_UP : VALID;
+		case IPPROTO_HOPOPTS:
+			if (i)
+				return MALFORMED;
+		case IPPROTO_ROUTING:
+		case IPPROTO_DSTOPTS:
+		case 135: // mobility
+		case 139: // HIP
+		case 140: // shim6
+		case IPPROTO_AH:
+		case IPPROTO_FRAGMENT:
+			if (end - off < 8 || bpf_xdp_load_bytes(ctx, off, h, 8))
+				return MALFORMED;
+			if (next == IPPROTO_AH) {
+				off += (h[1] + 2) * 4;
+			} else if (next == IPPROTO_FRAGMENT) {
+				if (fragment)
+					return MALFORMED;
+				fragment = 1;
+				if (h[2] | (h[3] & 0xf8))
+					return VALID; // its head was judged, or is not to be had
+				off += 8;
+			} else {
+				off += (h[1] + 1) * 8;
+			}
+			break;
+		default:
+			return VALID;
+		}
+		next = h[0];
+	}
+	return MALFORMED;
+}
+
+static __always_inline __u32 judge(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	struct ipv6hdr *ip;
+	struct in6_addr src;
+	__u8 mac[6];
+	__u32 vlan = 0, off = sizeof(*eth), next, reason;
+	__u16 proto, len;
+	int link_local;
+
+	if ((void *)(eth + 1) > end)
+		return MALFORMED;
+	__builtin_memcpy(mac, eth->h_source, 6);
+	proto = eth->h_proto;
+	for (int i = 0; i < 2; i++) {
+		__be16 *tag = data + off; // tag control information, then the protocol
+
+		if (proto != bpf_htons(ETH_P_8021Q) && proto != bpf_htons(ETH_P_8021AD))
+			break;
+		if ((void *)(tag + 2) > end)
+			return MALFORMED;
+		vlan |= (bpf_ntohs(tag[0]) & 0xfff) << (i ? 0 : 16);
+		proto = tag[1];
+		off += 4;
+	}
+	if (proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD))
+		return MALFORMED;
+	if (proto != bpf_htons(ETH_P_IPV6))
+		return NOT_IPV6;
+	ip = data + off;
+	if ((void *)(ip + 1) > end || ip->version != 6)
+		return MALFORMED;
+	off += sizeof(*ip);
+	len = ip->payload_len;
+	if (!len)
+		return HAND_UP;
+	if (bpf_xdp_get_buff_len(ctx) - off < bpf_ntohs(len))
+		return MALFORMED;
+	src = ip->saddr;
+	next = ip->nexthdr;
+	if (mac[0] & 1 || src.s6_addr[0] == 0xff)
+		return MARTIAN;
+	if (!src.s6_addr32[0] && !src.s6_addr32[1]) {
+		if (!src.s6_addr32[2] && !src.s6_addr32[3])
+			return HAND_UP;
+		if ((!src.s6_addr32[2] && src.s6_addr32[3] == bpf_htonl(1)) || src.s6_addr32[2] == bpf_htonl(0xffff))
+			return MARTIAN;
+	}
+	link_local = (src.s6_addr16[0] & bpf_htons(0xffc0)) == bpf_htons(0xfe80);
+	reason = source(&src, vlan, mac, link_local);
+	if (reason != VALID || next == IPPROTO_TCP)
+		return reason;
+	return upper(ctx, off, off + bpf_ntohs(len), next);
+}
+
+// readmit lets a frame pass that user space has sent back, where the kernel runs
+// this program again on such frames. In front of it is an Ethernet header of the
+// type for local experiments (IEEE 802), and the ticket.
+#define TICKET_LEN (ETH_HLEN + 16)
+
+static __always_inline int readmit(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	__u8 *t = data + sizeof(*eth), d = 0;
+
+	if (data + TICKET_LEN > end || eth->h_proto != bpf_htons(0x88b5))
+		return 0;
+	for (int i = 0; i < 16; i++)
+		d |= t[i] ^ ticket[i];
+	return !d && !bpf_xdp_adjust_head(ctx, TICKET_LEN);
+}
+
+// gid_access is for the ports of hosts.
+SEC("xdp.frags")
+int gid_access(struct xdp_md *ctx)
+{
+	__u32 reason;
+
+	if (generic && readmit(ctx))
+		return XDP_PASS;
+	reason = judge(ctx);
+	if (reason == HAND_UP)
+		return hand_up(ctx);
+	return verdict(ctx, reason);
+}
+
+// gid_trusted is for ports that are not checked. What DHCPv6 servers and relays
+// say to hosts is handed up, so that a binding is there before its host knows of
+// it. Of Neighbour Advertisements, which may answer for an address that is asked
+// for, user space gets a copy.
+SEC("xdp.frags")
+int gid_trusted(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	struct ipv6hdr *ip;
+	__u32 off = sizeof(*eth);
+	__u16 proto;
+	__be16 *ports;
+
+	if (generic && readmit(ctx))
+		return XDP_PASS;
+	count(TRUSTED);
+	if ((void *)(eth + 1) > end)
+		return XDP_PASS;
+	proto = eth->h_proto;
+	for (int i = 0; i < 2; i++) {
+		__be16 *tag = data + off;
+
+		if (proto != bpf_htons(ETH_P_8021Q) && proto != bpf_htons(ETH_P_8021AD))
+			break;
+		if ((void *)(tag + 2) > end)
+			return XDP_PASS;
+		proto = tag[1];
+		off += 4;
+	}
+	ip = data + off;
+	ports = (void *)(ip + 1);
+	if (proto != bpf_htons(ETH_P_IPV6) || (void *)(ports + 2) > end)
+		return XDP_PASS;
+	if (ip->nexthdr == IPPROTO_UDP && ports[1] == bpf_htons(DHCP_CLIENT))
+		return hand_up(ctx);
+	if (ip->nexthdr == IPPROTO_ICMPV6 && *(__u8 *)ports == 136)
+		hand_up(ctx);
+	return XDP_PASS;
+}
+
+// gid_pass sends frames back from user space.
+SEC("xdp")
+int gid_pass(struct xdp_md *ctx)
+{
+	return XDP_PASS;
+}
+
+// gid_lookup is what the benchmark measures gid_access against: the least that a
+// filter with this map can do.
+SEC("xdp")
+int gid_lookup(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ipv6hdr *ip = data + sizeof(struct ethhdr);
+	struct in6_addr src;
+
+	if ((void *)(ip + 1) > end)
+		return XDP_DROP;
+	src = ip->saddr;
+	return bpf_map_lookup_elem(&bindings, &src) ? XDP_PASS : XDP_DROP;
+}
