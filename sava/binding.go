@@ -241,6 +241,18 @@ func (t *Table) claimLocal(addr netip.Addr, a Anchor, now time.Time) Reason {
 	return Valid
 }
 
+// moveLocal takes a link-local address from who claimed it and gives it to another
+// anchor.
+func (t *Table) moveLocal(addr netip.Addr, a Anchor, now time.Time) {
+	t.localMu.Lock()
+	c, taken := t.local[addr]
+	moved := !taken || t.drop(addr, c)
+	t.localMu.Unlock()
+	if moved {
+		t.claimLocal(addr, a, now)
+	}
+}
+
 // claim files a claim, and tells the mirror if it has not heard of it lately.
 func (t *Table) claim(addr netip.Addr, c claim) Reason {
 	if c.used.Sub(c.mirrored) > localIdle/4 {

@@ -27,12 +27,13 @@ const (
 	Forged      // the source is no address that the ISP leases
 	Martian     // a host on an access port has no business to send it
 	Malformed
+	Limited // the port sends more control messages than it may
 	NumReasons
 )
 
 var reasonNames = [NumReasons]string{
 	Valid: "valid", NotIPv6: "not-ipv6", Trusted: "trusted", Unbound: "unbound", WrongAnchor: "wrong-anchor",
-	Expired: "expired", Forged: "forged", Martian: "martian", Malformed: "malformed",
+	Expired: "expired", Forged: "forged", Martian: "martian", Malformed: "malformed", Limited: "limited",
 }
 
 // String returns the reason's name.

@@ -30,7 +30,7 @@ const (
 type frame struct {
 	anchor   Anchor
 	ipv6     bool
-	src      source
+	src, dst source
 	hopLimit uint8
 
 	proto    uint8  // the first header that is no extension header
@@ -39,7 +39,7 @@ type frame struct {
 	payload  []byte // from proto on; nil behind another fragment
 }
 
-// source is an address in two words.
+// source is an address in two words, a source or not.
 type source struct{ hi, lo uint64 }
 
 func sourceOf(b []byte) source {
@@ -129,7 +129,7 @@ func (d *decoder) decode(f *frame, data []byte, port uint32) bool {
 		return false
 	}
 	f.ipv6 = true
-	f.src = sourceOf(d.ip6.SrcIP)
+	f.src, f.dst = sourceOf(d.ip6.SrcIP), sourceOf(d.ip6.DstIP)
 	f.hopLimit = d.ip6.HopLimit
 	return f.headers(uint8(d.ip6.NextHeader), d.ip6.Payload)
 }

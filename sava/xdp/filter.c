@@ -41,6 +41,7 @@ enum reason {
 const volatile __u32 port;            // interface index
 const volatile __u32 slot;            // the port's place in the arrays
 const volatile __u8 enforce;          // 0: judge and count, but pass everything
+const volatile __u8 recover;          // user space wants to see sources that are not bound
 const volatile __u8 generic;          // frames from user space come back to this program
 const volatile __u8 ticket[16];       // how it knows them then
 const volatile __u64 up_interval = 500000; // ns between frames handed up, on the average
@@ -247,7 +248,7 @@ static __always_inline __u32 source(struct in6_addr *a, __u32 vlan, const __u8 *
 
 	switch (find(a, &b)) {
 	case 0:
-		return link_local ? HAND_UP : UNBOUND;
+		return link_local || recover ? HAND_UP : UNBOUND;
 	case 1:
 		break;
 	default:
@@ -256,9 +257,9 @@ static __always_inline __u32 source(struct in6_addr *a, __u32 vlan, const __u8 *
 	if (bpf_ktime_get_coarse_ns() >= b.until)
 		return link_local ? HAND_UP : EXPIRED;
 	if (!b.port && !(b.mac[0] | b.mac[1] | b.mac[2] | b.mac[3] | b.mac[4] | b.mac[5]))
-		return UNBOUND;
+		return HAND_UP; // leased; user space finds out to whom
 	if ((b.port && b.port != port) || (!(b.flags & ANY_VLAN) && b.vlan != vlan) || !mac_is(&b, mac))
-		return WRONG_ANCHOR;
+		return link_local ? HAND_UP : WRONG_ANCHOR; // it may have moved
 	return VALID;
 }
 

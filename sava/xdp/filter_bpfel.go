@@ -66,6 +66,7 @@ const (
 	objectsVarEnforce        = "enforce"
 	objectsVarGeneric        = "generic"
 	objectsVarPort           = "port"
+	objectsVarRecover        = "recover"
 	objectsVarSampleInterval = "sample_interval"
 	objectsVarSlot           = "slot"
 	objectsVarTicket         = "ticket"
@@ -140,6 +141,7 @@ type objectsVariableSpecs struct {
 	Enforce        *ebpf.VariableSpec `ebpf:"enforce"`
 	Generic        *ebpf.VariableSpec `ebpf:"generic"`
 	Port           *ebpf.VariableSpec `ebpf:"port"`
+	Recover        *ebpf.VariableSpec `ebpf:"recover"`
 	SampleInterval *ebpf.VariableSpec `ebpf:"sample_interval"`
 	Slot           *ebpf.VariableSpec `ebpf:"slot"`
 	Ticket         *ebpf.VariableSpec `ebpf:"ticket"`
@@ -193,6 +195,7 @@ type objectsVariables struct {
 	Enforce        *ebpf.Variable `ebpf:"enforce"`
 	Generic        *ebpf.Variable `ebpf:"generic"`
 	Port           *ebpf.Variable `ebpf:"port"`
+	Recover        *ebpf.Variable `ebpf:"recover"`
 	SampleInterval *ebpf.Variable `ebpf:"sample_interval"`
 	Slot           *ebpf.Variable `ebpf:"slot"`
 	Ticket         *ebpf.Variable `ebpf:"ticket"`

@@ -23,21 +23,6 @@ import (
 	"brightgid/sava"
 )
 
-// NumReasons is how many reasons the programs count: sava's, and Limited.
-const NumReasons = int(sava.NumReasons) + 1
-
-// Limited frames were not judged: their port handed up more than it may, or more
-// than a frame that user space looks at is long. They do not pass.
-const Limited = sava.NumReasons
-
-// ReasonName returns the name of a counted reason.
-func ReasonName(r sava.Reason) string {
-	if r == Limited {
-		return "limited"
-	}
-	return r.String()
-}
-
 // maxLocalBindings is the room for link-local addresses beside the leased ones.
 const maxLocalBindings = 1 << 13
 
@@ -53,6 +38,7 @@ type Options struct {
 	Ports   []Port
 	Generic bool   // do not try the driver's own XDP
 	Enforce bool   // false: judge and count, but let everything pass
+	Recover bool   // hand up frames from sources that are not bound
 	Limit   int    // bindings; 0 means sava.DefaultLimit
 	Pin     string // directory in a BPF file system that outlives the process; "" for none
 }
@@ -110,7 +96,7 @@ func Load(o Options) (_ *Program, err error) {
 		return nil, err
 	}
 	spec.Maps[objectsMapBindings].MaxEntries = uint32(o.Limit + maxLocalBindings)
-	spec.Maps[objectsMapCounters].MaxEntries = uint32(NumReasons * len(o.Ports))
+	spec.Maps[objectsMapCounters].MaxEntries = uint32(int(sava.NumReasons) * len(o.Ports))
 	spec.Maps[objectsMapPaces].MaxEntries = uint32(len(o.Ports))
 	if o.Pin != "" {
 		if err := os.MkdirAll(o.Pin, 0o700); err != nil {
@@ -201,7 +187,7 @@ func (p *Program) attach(o Options, spec *ebpf.CollectionSpec, maps map[string]*
 	load := func(generic bool) (*ebpf.Program, error) {
 		constants := map[string]any{
 			objectsVarPort: port.Index, objectsVarSlot: uint32(slot), objectsVarTicket: p.ticket,
-			objectsVarEnforce: flag(o.Enforce), objectsVarGeneric: flag(generic),
+			objectsVarEnforce: flag(o.Enforce), objectsVarGeneric: flag(generic), objectsVarRecover: flag(o.Recover),
 		}
 		if port.Trusted {
 			constants[objectsVarUpInterval] = uint64(0) // a network that is trusted may say what it likes
@@ -446,10 +432,10 @@ func (p *Program) Each(f func(netip.Addr, sava.Binding)) error {
 
 // Counters returns how many frames of each reason a port has seen, by its place
 // in Options.
-func (p *Program) Counters(port int) (n [NumReasons]uint64, err error) {
+func (p *Program) Counters(port int) (n [sava.NumReasons]uint64, err error) {
 	for r := range n {
 		var perCPU []uint64
-		if err := p.counters.Lookup(uint32(port*NumReasons+r), &perCPU); err != nil {
+		if err := p.counters.Lookup(uint32(port*int(sava.NumReasons)+r), &perCPU); err != nil {
 			return n, err
 		}
 		for _, c := range perCPU {
