@@ -23,13 +23,15 @@ var layer = map[string]int{
 
 // helpers are what the packages of internal/ may import of the project.
 var helpers = map[string][]string{
-	"internal/cli":        {"internal/harden"},
-	"internal/config":     {"eidauth", "idcodec", "lease"},
-	"internal/demo":       {"internal/netlab"},
-	"internal/harden":     nil,
-	"internal/logging":    nil,
-	"internal/netlab":     nil,
-	"internal/secretfile": nil,
+	"internal/cli":          {"internal/harden"},
+	"internal/config":       {"eidauth", "idcodec", "lease"},
+	"internal/demo":         {"internal/netlab"},
+	"internal/control":      nil,
+	"internal/harden":       nil,
+	"internal/identityfile": {"internal/secretfile", "trace"},
+	"internal/logging":      nil,
+	"internal/netlab":       nil,
+	"internal/secretfile":   nil,
 }
 
 func TestImportsRunOneWay(t *testing.T) {

@@ -2,16 +2,12 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -25,25 +21,6 @@ import (
 // Whoever may open it, by the file's mode the server's own user, is served.
 
 func (s *setup) controlPath() string { return filepath.Join(s.State, "control.sock") }
-
-// listenControl makes the socket, in the place of one that a killed server left.
-func listenControl(path string) (net.Listener, error) {
-	if c, err := net.Dial("unix", path); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("control socket %s: another gidserver is serving", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	l, err := net.Listen("unix", path) // its directory has mode 0700
-	if err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("control socket: %w", err), l.Close())
-	}
-	return l, nil
-}
 
 func controlHandler(store *pebblestore.Store, resolver *trace.Resolver) http.Handler {
 	mux := http.NewServeMux()
@@ -81,16 +58,6 @@ func controlHandler(store *pebblestore.Store, resolver *trace.Resolver) http.Han
 		io.WriteString(w, signed)
 	})
 	return mux
-}
-
-// controlClient returns an HTTP client of the socket.
-func controlClient(path string) *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
-		},
-	}}
 }
 
 // leaseView is how a lease is printed.

@@ -10,6 +10,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"brightgid/internal/control"
+
 	"github.com/spf13/cobra"
 
 	"brightgid/internal/cli"
@@ -77,7 +79,7 @@ func (s *setup) eachLease(c *cobra.Command, f func(leaseView) error) error {
 		return store.Each(func(l lease.Lease) error { return f(showLease(&l)) })
 	}
 	conn.Close()
-	resp, err := controlClient(s.controlPath()).Get("http://gidserver/leases")
+	resp, err := control.Client(s.controlPath()).Get("http://gidserver/leases")
 	if err != nil {
 		return err
 	}

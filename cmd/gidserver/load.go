@@ -12,6 +12,7 @@ import (
 	"brightgid/eidauth"
 	"brightgid/idcodec"
 	"brightgid/internal/config"
+	"brightgid/internal/identityfile"
 	"brightgid/internal/secretfile"
 	"brightgid/trace"
 )
@@ -150,56 +151,22 @@ func (s *setup) loadAuth() error {
 }
 
 func (s *setup) loadResolve() (err error) {
-	if s.resolver, err = identity(s.Resolve.Identity); err != nil {
+	if s.resolver, err = identityfile.Read(s.Resolve.Identity); err != nil {
 		return err
 	}
-	if s.authorities, err = certificates(s.Resolve.Authorities); err != nil {
+	if s.authorities, err = identityfile.Certificates(s.Resolve.Authorities); err != nil {
 		return err
 	}
-	s.holders, err = certificates(s.Resolve.Holders)
+	s.holders, err = identityfile.Certificates(s.Resolve.Holders)
 	return err
 }
 
 func (s *setup) loadLeaseQuery() (err error) {
-	if s.leasequery, err = identity(s.LeaseQuery.Identity); err != nil {
+	if s.leasequery, err = identityfile.Read(s.LeaseQuery.Identity); err != nil {
 		return err
 	}
-	s.filters, err = certificates(s.LeaseQuery.Filters)
+	s.filters, err = identityfile.Certificates(s.LeaseQuery.Filters)
 	return err
-}
-
-// identity reads a key and its certificate, path.key and path.pem.
-func identity(path string) (*trace.Identity, error) {
-	key, err := secretfile.Read(path + ".key")
-	if err != nil {
-		return nil, err
-	}
-	defer clear(key)
-	cert, err := os.ReadFile(path + ".pem")
-	if err != nil {
-		return nil, err
-	}
-	id, err := trace.ParseIdentity(key, cert)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return id, nil
-}
-
-// certificates reads a PEM file. An empty file is none: nobody is trusted yet.
-func certificates(path string) ([]*x509.Certificate, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	if len(strings.TrimSpace(string(text))) == 0 {
-		return nil, nil
-	}
-	certs, err := trace.ParseCertificates(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return certs, nil
 }
 
 // handlerConfig is the part of the configuration that the DHCPv6 handler needs.

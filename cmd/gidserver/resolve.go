@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 
+	"brightgid/internal/control"
+
 	"github.com/spf13/cobra"
 
 	"brightgid/internal/cli"
@@ -35,7 +37,7 @@ resolution holds sealed NIDs; it names nobody.`,
 				return err
 			}
 			defer f.Close()
-			resp, err := controlClient(s.controlPath()).Post("http://gidserver/resolve", "application/jose", f)
+			resp, err := control.Client(s.controlPath()).Post("http://gidserver/resolve", "application/jose", f)
 			if err != nil {
 				return fmt.Errorf("no server is running: %w", errors.Unwrap(err))
 			}

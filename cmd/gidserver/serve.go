@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"brightgid/internal/control"
+
 	"github.com/spf13/cobra"
 
 	"brightgid/dhcpv6"
@@ -116,7 +118,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, acceptClock bool) (e
 			return fmt.Errorf("resolve.listen: %w", err)
 		}
 		h := &http.Server{Handler: trace.Handler(resolver, time.Now, log), TLSConfig: trace.ServerTLS(s.resolver, s.holders)}
-		start("resolve API", func(ctx context.Context) error { return serveHTTP(ctx, h, l, log) })
+		start("resolve API", func(ctx context.Context) error { return control.Serve(ctx, h, l, log) })
 		log.Info("answering warrants", "address", l.Addr())
 	}
 	if s.LeaseQuery.Listen != "" {
@@ -134,14 +136,14 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, acceptClock bool) (e
 			return fmt.Errorf("metrics.listen: %w", err)
 		}
 		h := &http.Server{Handler: metricsHandler(stats, store)}
-		start("metrics", func(ctx context.Context) error { return serveHTTP(ctx, h, l, log) })
+		start("metrics", func(ctx context.Context) error { return control.Serve(ctx, h, l, log) })
 	}
-	control, err := listenControl(s.controlPath())
+	socket, err := control.Listen(s.controlPath())
 	if err != nil {
 		return err
 	}
 	ctl := &http.Server{Handler: controlHandler(store, resolver)}
-	start("control socket", func(ctx context.Context) error { return serveHTTP(ctx, ctl, control, log) })
+	start("control socket", func(ctx context.Context) error { return control.Serve(ctx, ctl, socket, log) })
 	start("upkeep", func(ctx context.Context) error { return maintain(ctx, keys, store, alloc, server, log) })
 	start("DHCPv6", server.Serve)
 
@@ -165,32 +167,6 @@ func closeStore(store *pebblestore.Store) error {
 	case <-time.After(closeWithin):
 		return errors.New("lease database: could not be closed; what was not acknowledged may be lost")
 	}
-}
-
-// serveHTTP serves until the context ends and lets requests finish.
-func serveHTTP(ctx context.Context, h *http.Server, l net.Listener, log *slog.Logger) error {
-	h.ReadHeaderTimeout = 10 * time.Second
-	h.ReadTimeout = time.Minute
-	h.IdleTimeout = time.Minute
-	h.MaxHeaderBytes = 16 << 10
-	h.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
-	stop := context.AfterFunc(ctx, func() {
-		within, cancel := context.WithTimeout(context.Background(), closeWithin)
-		defer cancel()
-		_ = h.Shutdown(within) // requests that did not end in time are cut off
-		_ = h.Close()
-	})
-	defer stop()
-	var err error
-	if h.TLSConfig != nil {
-		err = h.ServeTLS(l, "", "")
-	} else {
-		err = h.Serve(l)
-	}
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
 }
 
 // newResolver returns the answerer of warrants. Without the resolve API it

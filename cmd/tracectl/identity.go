@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"brightgid/internal/cli"
+	"brightgid/internal/identityfile"
 	"brightgid/internal/secretfile"
 	"brightgid/trace"
 )
@@ -52,20 +53,11 @@ warrants: it says whom they are for and to which key approvals are sealed.`,
 			paths := []string{out + ".key", out + ".pem"}
 			if holder {
 				paths = append(paths, out+".holder.json")
-			}
-			for _, p := range paths {
-				if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
-					return fmt.Errorf("%s exists already; nothing was changed", p)
+				if _, err := os.Lstat(paths[2]); !errors.Is(err, fs.ErrNotExist) {
+					return fmt.Errorf("%s exists already; nothing was changed", paths[2])
 				}
 			}
-			key, err := id.MarshalKey()
-			if err != nil {
-				return err
-			}
-			if err := secretfile.Create(paths[0], key); err != nil {
-				return err
-			}
-			if err := secretfile.CreatePublic(paths[1], id.MarshalCertificate()); err != nil {
+			if err := identityfile.Create(out, id); err != nil {
 				return err
 			}
 			if holder {
