@@ -101,6 +101,9 @@ type Handler struct {
 	stats  *Stats
 	log    *slog.Logger
 
+	queries  leaseQuery
+	queriers []netip.Addr
+
 	// What one message needs is kept from call to call.
 	msg    message
 	hops   []hop
@@ -134,6 +137,30 @@ func NewHandler(cfg Config, auth Authenticator, reg Registrar, leases Leases, st
 	return h, nil
 }
 
+// AnswerLeaseQueries has the handler answer LEASEQUERY messages by UDP (RFC 5007)
+// of those who may ask, by the addresses that they send from.
+func (h *Handler) AnswerLeaseQueries(leases LeaseSource, queriers []netip.Addr) {
+	h.queries = leaseQuery{serverID: h.cfg.ServerID, links: h.cfg.Links, leases: leases}
+	h.queriers = queriers
+}
+
+// leaseQuery answers a LEASEQUERY.
+func (h *Handler) leaseQuery(now time.Time, in *Packet, out []byte) ([]byte, netip.AddrPort, Drop) {
+	if !slices.Contains(h.queriers, in.Src.Addr().WithZone("")) {
+		return nil, netip.AddrPort{}, DropNotAllowed
+	}
+	q, err := parseQuery(in.Data)
+	if err != nil {
+		return nil, netip.AddrPort{}, DropMalformed
+	}
+	reply, err := h.queries.datagram(out, &q, now)
+	if err != nil {
+		h.log.Error("a leasequery could not be answered", "error", err)
+		return nil, netip.AddrPort{}, DropInternal
+	}
+	return reply, in.Src, 0
+}
+
 // exchange is one client's message on its way through the handler.
 type exchange struct {
 	now    time.Time
@@ -159,6 +186,9 @@ func (h *Handler) Handle(now time.Time, in *Packet, out []byte) (reply []byte, t
 }
 
 func (h *Handler) handle(now time.Time, in *Packet, out []byte) ([]byte, netip.AddrPort, Drop) {
+	if len(in.Data) > 0 && dhcp6.MessageType(in.Data[0]) == dhcp6.MessageTypeLeaseQuery {
+		return h.leaseQuery(now, in, out)
+	}
 	var to netip.AddrPort
 	var inner []byte
 	var err error

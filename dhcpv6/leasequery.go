@@ -139,17 +139,38 @@ func finish(w *builder, start int) []byte {
 func (l *leaseQuery) reply(b []byte, q *query, now time.Time, status iana.StatusCode, text string) []byte {
 	start := len(b)
 	w := l.message(b, dhcp6.MessageTypeLeaseQueryReply, q.xid)
+	l.about(&w, q, status, text)
+	if q.typ == messageActiveLeaseQuery {
+		baseTime(&w, now)
+	}
+	return finish(&w, start)
+}
+
+// about appends what every reply holds.
+func (l *leaseQuery) about(w *builder, q *query, status iana.StatusCode, text string) {
 	w.option(dhcp6.OptionServerID, l.serverID)
 	if q.clientID != nil {
 		w.option(dhcp6.OptionClientID, q.clientID)
 	}
-	if q.typ == messageActiveLeaseQuery {
-		baseTime(&w, now)
-	}
 	if status != iana.StatusSuccess {
 		w.status(status, text)
 	}
-	return finish(&w, start)
+}
+
+// datagram appends the answer to a LEASEQUERY by UDP (RFC 5007 §4.3), which is
+// whole in one message: only queries by address are answered.
+func (l *leaseQuery) datagram(b []byte, q *query, now time.Time) ([]byte, error) {
+	w := builder{append(b, byte(dhcp6.MessageTypeLeaseQueryReply), q.xid[0], q.xid[1], q.xid[2])}
+	status, text := l.check(q)
+	if status == iana.StatusSuccess && q.kind != queryByAddress {
+		status, text = statusUnknownQueryType, "by UDP only addresses are answered"
+	}
+	l.about(&w, q, status, text)
+	if status != iana.StatusSuccess {
+		return w.b, nil
+	}
+	err := l.each(q, now, func(x *lease.Lease) error { clientData(&w, x, now); return nil })
+	return w.b, err
 }
 
 // data appends a LEASEQUERY-DATA with one binding, or, for none, the empty one
@@ -201,7 +222,9 @@ func clientData(w *builder, x *lease.Lease, now time.Time) {
 	clt := w.open(dhcp6.OptionCLTTime)
 	w.seconds(now.Sub(x.Updated))
 	w.close(clt)
-	if ll := x.Anchor.LinkLayer; len(ll) > 0 {
+	// Without a relay the address is from the client's DUID, which may be made of
+	// another interface's: nobody can hold it against the client's frames.
+	if ll := x.Anchor.LinkLayer; len(ll) > 0 && x.Anchor.Relay.IsValid() {
 		const hwEthernet = 1
 		s := w.open(dhcp6.OptionClientLinkLayerAddr)
 		w.b = binary.BigEndian.AppendUint16(w.b, hwEthernet)

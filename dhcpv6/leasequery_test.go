@@ -1,6 +1,7 @@
 package dhcpv6
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -52,7 +53,7 @@ func (m memory) Each(f func(lease.Lease) error) error {
 func held(addr string, n byte, until time.Time) lease.Lease {
 	return lease.Lease{
 		Addr: netip.MustParseAddr(addr), State: lease.Active, Client: lease.Client{DUID: duidOf(n).ToBytes(), IAID: 1},
-		Anchor: lease.Anchor{LinkLayer: mac(n)}, Updated: until.Add(-time.Hour), PreferredUntil: until.Add(-time.Minute), ValidUntil: until,
+		Anchor: lease.Anchor{LinkLayer: mac(n), Relay: relayAddr}, Updated: until.Add(-time.Hour), PreferredUntil: until.Add(-time.Minute), ValidUntil: until,
 	}
 }
 
@@ -303,7 +304,9 @@ func TestBulkLeaseQueries(t *testing.T) {
 
 func TestClientDataTellsWhoAndUntilWhen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newQueryLab(t, memory{held("2001:db8:1::a", 1, time.Now().Add(90*time.Second+1))})
+		direct := held("2001:db8:1::b", 2, time.Now().Add(time.Hour))
+		direct.Anchor.Relay = netip.Addr{}
+		l := newQueryLab(t, memory{held("2001:db8:1::a", 1, time.Now().Add(90*time.Second+1)), direct})
 		defer l.end()
 		conn := l.secure()
 		defer conn.Close()
@@ -315,6 +318,9 @@ func TestClientDataTellsWhoAndUntilWhen(t *testing.T) {
 		}
 		if valid != 91*time.Second {
 			t.Errorf("valid for %s; want what is left, rounded up: 91s", valid)
+		}
+		if addr, _, mac = receive(t, conn).binding(t); addr != direct.Addr || mac != "" {
+			t.Errorf("%s of %q; want no link-layer address that is only in a DUID", addr, mac)
 		}
 	})
 }
@@ -532,6 +538,41 @@ func TestTheAllocatorsChangesReachTheFeed(t *testing.T) {
 	}
 	if !slices.Equal(changed, addrsOf(got)) {
 		t.Errorf("changes of %v; leased were %v", changed, addrsOf(got))
+	}
+}
+
+func TestLeaseQueriesByUDP(t *testing.T) {
+	l := newLab(t, nil)
+	granted := l.lease(1, 1)[0]
+	l.h.AnswerLeaseQueries(l.store, []netip.Addr{relayAddr})
+	ask := func(from netip.Addr, typ byte, options ...dhcp6.Option) (answer, Drop) {
+		t.Helper()
+		m := dhcp6.Message{MessageType: dhcp6.MessageTypeLeaseQuery, TransactionID: dhcp6.TransactionID{1, 2, 3}}
+		m.AddOption(clientID())
+		m.AddOption(lq(typ, "::", options...))
+		src := netip.AddrPortFrom(from, 40000)
+		b, to, drop := l.h.Handle(l.now, &Packet{Data: m.ToBytes(), Src: src}, nil)
+		if drop != 0 {
+			return answer{}, drop
+		}
+		if to != src {
+			t.Errorf("the answer goes to %s", to)
+		}
+		return receive(t, bytes.NewReader(append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...))), 0
+	}
+	one := func(a netip.Addr) dhcp6.Option { return &dhcp6.OptIAAddress{IPv6Addr: a.AsSlice()} }
+	if _, drop := ask(linkLocal, queryByAddress, one(granted.addr)); drop != DropNotAllowed {
+		t.Errorf("a stranger's query: drop %s", drop)
+	}
+	a, _ := ask(relayAddr, queryByAddress, one(granted.addr))
+	if addr, valid, _ := a.binding(t); a.typ != dhcp6.MessageTypeLeaseQueryReply || addr != granted.addr || valid != 2*time.Hour {
+		t.Errorf("type %d: %s for %s", a.typ, addr, valid)
+	}
+	if a, _ := ask(relayAddr, queryByAddress, one(netip.MustParseAddr("2001:db8:1::dead"))); a.status() != 0 || a.options.GetOne(dhcp6.OptionClientData) != nil {
+		t.Errorf("of an address that is not leased: %v", a)
+	}
+	if a, _ := ask(relayAddr, queryByLinkAddress); a.status() != statusUnknownQueryType {
+		t.Errorf("a query for everything by UDP: %v", a)
 	}
 }
 

@@ -12,6 +12,7 @@ const (
 	DropOversized             // longer than any message that makes sense
 	DropTooMuch               // more options than a client has reason to send
 	DropHops                  // relayed over more than eight hops
+	DropNotAllowed            // a leasequery of somebody who may not ask
 	DropType                  // a message for a client or a relay, or unknown
 	DropUnicast               // from a client, but not to the multicast address
 	DropNoClientID            // no Client Identifier where there must be one
@@ -27,7 +28,7 @@ const (
 
 var dropNames = [NumDrops]string{
 	DropMalformed: "malformed", DropOversized: "oversized", DropTooMuch: "too_much", DropHops: "hops",
-	DropType: "type", DropUnicast: "unicast", DropNoClientID: "no_client_id", DropServerID: "server_id",
+	DropNotAllowed: "not_allowed", DropType: "type", DropUnicast: "unicast", DropNoClientID: "no_client_id", DropServerID: "server_id",
 	DropUnexpectedIA: "unexpected_ia", DropNothingToConfirm: "nothing_to_confirm", DropNoLink: "no_link",
 	DropPending: "pending", DropInternal: "internal", DropNotDurable: "not_durable",
 }

@@ -241,6 +241,18 @@ func (t *Table) claimLocal(addr netip.Addr, a Anchor, now time.Time) Reason {
 	return Valid
 }
 
+// Adopt takes a binding over that a mirror has kept, of a leased or of a
+// link-local address.
+func (t *Table) Adopt(addr netip.Addr, b Binding, now time.Time) error {
+	if !addr.IsLinkLocalUnicast() {
+		return t.Bind(addr, b)
+	}
+	if t.claimLocal(addr, b.Anchor, now) != Valid {
+		return ErrTableFull
+	}
+	return nil
+}
+
 // moveLocal takes a link-local address from who claimed it and gives it to another
 // anchor.
 func (t *Table) moveLocal(addr netip.Addr, a Anchor, now time.Time) {

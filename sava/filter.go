@@ -59,6 +59,24 @@ type Verdict struct {
 // or is not IPv6.
 func (v *Verdict) Src() netip.Addr { return v.src.addr() }
 
+// Peek fills in where a frame came from, of which perhaps only the beginning is
+// there, as far as it can be read.
+func (v *Verdict) Peek(port uint32, data []byte) {
+	v.Anchor, v.src = Anchor{Port: port}, source{}
+	if len(data) < 14 {
+		return
+	}
+	v.Anchor.MAC = MAC(data[6:12])
+	typ, b := binary.BigEndian.Uint16(data[12:]), data[14:]
+	for n := 0; n < 2 && len(b) >= 4 && (typ == 0x8100 || typ == 0x88a8); n++ {
+		v.Anchor.VLAN |= uint32(binary.BigEndian.Uint16(b)&0xfff) << (16 * (1 - n))
+		typ, b = binary.BigEndian.Uint16(b[2:]), b[4:]
+	}
+	if typ == 0x86dd && len(b) >= 40 {
+		v.src = sourceOf(b[8:24])
+	}
+}
+
 // Forger tells whether an address is one that the ISP could have leased.
 type Forger interface {
 	Forged(addr netip.Addr, now time.Time) bool

@@ -261,6 +261,7 @@ holders = "holders.pem"          # certificates of those who may ask
 # listen = "[2001:db8:ff::1]:547"
 identity = "resolver"            # the server's key and certificate
 filters = "filters.pem"          # certificates of those who may ask
+# queriers = ["2001:db8:ff::7"] # devices that may ask about one address at a time, by UDP (RFC 5007)
 
 [metrics]
 # listen = "[::1]:9547"        # Prometheus

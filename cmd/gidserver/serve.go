@@ -94,6 +94,11 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, acceptClock bool) (e
 	if err != nil {
 		return err
 	}
+	var queriers []netip.Addr
+	for _, a := range s.LeaseQuery.Queriers {
+		queriers = append(queriers, a.Addr)
+	}
+	handler.AnswerLeaseQueries(store, queriers)
 	feed := dhcpv6.NewFeed()
 	server, err := dhcpv6.Listen(handler, store.Barrier, feed, time.Now)
 	if err != nil {

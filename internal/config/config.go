@@ -97,6 +97,7 @@ type LeaseQuery struct {
 	Listen   string `toml:"listen"`
 	Identity string `toml:"identity"` // path without .key and .pem
 	Filters  string `toml:"filters"`
+	Queriers []Addr `toml:"queriers"` // who may ask by UDP
 }
 
 // Metrics is the Prometheus endpoint.

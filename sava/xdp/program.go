@@ -411,23 +411,41 @@ func (p *Program) Unbind(addr netip.Addr) error {
 	return nil
 }
 
-// Each calls f with every binding that the kernel has, such as an earlier process
-// left. Those at ports that are no more are left out.
-func (p *Program) Each(f func(netip.Addr, sava.Binding)) error {
+// Adopt calls f with every binding that an earlier process left in the kernel, and
+// returns how many f took. Others, those that are over, and those at ports that
+// are no more are removed.
+func (p *Program) Adopt(now time.Time, f func(addr netip.Addr, b sava.Binding, now time.Time) error) (kept int, err error) {
 	var key [16]byte
 	var v objectsBinding
-	now, mono := time.Now(), monotonic()
+	type kernelBinding struct {
+		key [16]byte
+		objectsBinding
+	}
+	var all []kernelBinding // first, for f changes the map
+	mono := monotonic()
 	it := p.bindings.Iterate()
 	for it.Next(&key, &v) {
-		if v.Sum != sum(&key, &v) || v.Port != 0 && !slices.ContainsFunc(p.ports, func(a attached) bool { return a.Index == v.Port }) {
-			continue
-		}
-		f(netip.AddrFrom16(key), sava.Binding{
+		all = append(all, kernelBinding{key, v})
+	}
+	if err := it.Err(); err != nil {
+		return 0, err
+	}
+	for _, k := range all {
+		key, v := k.key, k.objectsBinding
+		b := sava.Binding{
 			Anchor: sava.Anchor{Port: v.Port, VLAN: v.Vlan, MAC: v.Mac}, AnyVLAN: v.Flags&anyVLAN != 0,
 			Until: now.Add(time.Duration(int64(v.Until) - mono)),
-		})
+		}
+		gone := b.Port != 0 && !slices.ContainsFunc(p.ports, func(a attached) bool { return a.Index == b.Port })
+		if gone || v.Sum != sum(&key, &v) || !now.Before(b.Until) || f(netip.AddrFrom16(key), b, now) != nil {
+			if err := p.bindings.Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				return kept, err
+			}
+			continue
+		}
+		kept++
 	}
-	return it.Err()
+	return kept, nil
 }
 
 // Counters returns how many frames of each reason a port has seen, by its place
