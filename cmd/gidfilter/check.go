@@ -17,9 +17,7 @@ import (
 	"github.com/google/gopacket/pcapgo"
 	"github.com/spf13/cobra"
 
-	"brightgid/idcodec"
 	"brightgid/internal/cli"
-	"brightgid/internal/secretfile"
 	"brightgid/sava"
 )
 
@@ -50,21 +48,17 @@ forged, and others unbound.`,
 	f := c.Flags()
 	f.StringVarP(&o.capture, "read", "r", "", "capture in pcap format, a `file`")
 	f.StringVarP(&o.bindings, "bindings", "b", "", "leases of the ISP's server, a `file`")
-	f.StringVar(&o.keyring, "keyring", "", "the ISP's keyring, a `file`, to tell forged sources")
-	f.StringSliceVar(&o.prefixes, "prefix", nil, "with --keyring, a `/64` that GIDs are leased in; may be given several times")
-	f.DurationVar(&o.maxAge, "max-age", 72*time.Hour, "with --keyring, the maximum `age` of an address")
+	o.forge.flags(c)
 	f.BoolVar(&o.verdicts, "verdicts", false, "print the verdict of each frame")
 	f.BoolVar(&o.asJSON, "json", false, "print JSON")
 	cli.Require(c, "read", "bindings")
-	c.MarkFlagsRequiredTogether("keyring", "prefix")
 	return c
 }
 
 type checkOptions struct {
-	capture, bindings, keyring string
-	prefixes                   []string
-	maxAge                     time.Duration
-	verdicts, asJSON           bool
+	capture, bindings string
+	forge             forgerOptions
+	verdicts, asJSON  bool
 }
 
 func (o *checkOptions) run(c *cobra.Command) error {
@@ -72,7 +66,7 @@ func (o *checkOptions) run(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	forger, err := o.forger()
+	forger, err := o.forge.forger()
 	if err != nil {
 		return err
 	}
@@ -163,34 +157,6 @@ func readBindings(path string) (*sava.Table, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return table, nil
-}
-
-func (o *checkOptions) forger() (sava.Forger, error) {
-	if o.keyring == "" {
-		return nil, nil
-	}
-	text, err := secretfile.Read(o.keyring)
-	if err != nil {
-		return nil, err
-	}
-	ring, err := idcodec.ParseKeyring(text)
-	clear(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", o.keyring, err)
-	}
-	e := &sava.EpochForger{Keys: ring, MaxAge: o.maxAge}
-	for _, s := range o.prefixes {
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			return nil, cli.Usagef("--prefix: %q is no IPv6 /64", s)
-		}
-		prefix, err := idcodec.PrefixFrom(p)
-		if err != nil {
-			return nil, cli.Usagef("--prefix: %w", err)
-		}
-		e.Prefixes = append(e.Prefixes, prefix)
-	}
-	return e, nil
 }
 
 func (o *checkOptions) print(w io.Writer, n int, at time.Time, v *sava.Verdict) {

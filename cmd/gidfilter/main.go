@@ -1,5 +1,5 @@
 // Gidfilter is the access device's side of the service: only leased addresses
-// may send. As yet it judges captures; it does not enforce.
+// may send.
 package main
 
 import (
@@ -22,6 +22,6 @@ port must come from the port, VLAN and link-layer address that its source is
 bound to.`,
 		Version: version,
 	}
-	root.AddCommand(checkCommand())
+	root.AddCommand(runCommand(), checkCommand(), bindingsCommand(), statsCommand(), dropsCommand(), identityCommand(), detachCommand())
 	return root
 }
