@@ -33,7 +33,9 @@ func NewDevice(table *Table, trusted []uint32, query bool, forger Forger) *Devic
 }
 
 // Frame judges a frame that came in at a port, and takes from it what it says of
-// bindings. A frame from a trusted port is not judged.
+// bindings. A frame from a trusted port is not judged. Of a frame that its sender
+// left to the hardware to complete, as virtual machines and containers do, the
+// checksum is completed in place: it will not meet hardware any more.
 func (d *Device) Frame(port uint32, data []byte, now time.Time) Verdict {
 	if d.trusted[port] {
 		d.fromTrusted(port, data, now)
@@ -59,7 +61,51 @@ func (d *Device) Frame(port uint32, data []byte, now time.Time) Verdict {
 			v.Reason = d.Snooper.FromHost(x.anchor, x.src.addr(), b, now)
 		}
 	}
+	if v.Reason == Valid {
+		x.completeChecksum()
+	}
 	return v
+}
+
+// completeChecksum computes the checksum of a UDP or ICMPv6 packet that holds only
+// the sum of its pseudo-header (RFC 8200 §8.1), which is what Linux leaves to a
+// network adapter to complete. Any other checksum stays as it is, right or wrong.
+func (f *frame) completeChecksum() {
+	at := 2 // of ICMPv6
+	if f.proto == protoUDP {
+		at = 6
+	}
+	if f.proto != protoUDP && f.proto != protoICMPv6 || !f.first || f.fragment || len(f.payload) < at+2 {
+		return
+	}
+	sum := uint64(len(f.payload)) + uint64(f.proto)
+	for _, w := range []uint64{f.src.hi, f.src.lo, f.dst.hi, f.dst.lo} {
+		sum += w>>32 + w&0xffffffff
+	}
+	if field := f.payload[at:]; binary.BigEndian.Uint16(field) != fold(sum) {
+		return
+	}
+	b := f.payload // the sum in the field is the pseudo-header's share
+	sum = 0
+	for ; len(b) >= 2; b = b[2:] {
+		sum += uint64(binary.BigEndian.Uint16(b))
+	}
+	if len(b) == 1 {
+		sum += uint64(b[0]) << 8
+	}
+	check := ^fold(sum)
+	if check == 0 && f.proto == protoUDP {
+		check = 0xffff // RFC 8200 §8.1
+	}
+	binary.BigEndian.PutUint16(f.payload[at:], check)
+}
+
+// fold adds up the 16-bit words of a sum in one's complement.
+func fold(sum uint64) uint16 {
+	for sum > 0xffff {
+		sum = sum&0xffff + sum>>16
+	}
+	return uint16(sum)
 }
 
 // Sent takes note of a frame that the device itself sends to a host at a port.
@@ -87,6 +133,7 @@ func (d *Device) fromTrusted(port uint32, data []byte, now time.Time) {
 	if !d.decoder.decode(x, data, port) || !x.ipv6 || !x.first {
 		return
 	}
+	x.completeChecksum()
 	if b, ok := x.dhcp(dhcpClient); ok {
 		_ = d.Snooper.FromServer(x.dst.addr(), b, now) // what cannot be read binds nobody
 	}
@@ -133,14 +180,12 @@ func Solicitation(addr netip.Addr, vlan uint32, from MAC) []byte {
 	b = append(b, make([]byte, 16)...)                                              // from "::"
 	b = append(b, 0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a[13], a[14], a[15]) // to the solicited-node group (RFC 4291 §2.7.1)
 	icmp := append([]byte{neighborSolicitation, 0, 0, 0, 0, 0, 0, 0}, a[:]...)
-	sum := uint32(24 + protoICMPv6) // the pseudo-header's length and protocol (RFC 8200 §8.1)
+	sum := uint64(24 + protoICMPv6) // the pseudo-header's length and protocol (RFC 8200 §8.1)
 	for _, part := range [][]byte{b[len(b)-16:], icmp} {
 		for i := 0; i < len(part); i += 2 {
-			sum += uint32(binary.BigEndian.Uint16(part[i:]))
+			sum += uint64(binary.BigEndian.Uint16(part[i:]))
 		}
 	}
-	sum = sum&0xffff + sum>>16
-	sum += sum >> 16
-	binary.BigEndian.PutUint16(icmp[2:], ^uint16(sum))
+	binary.BigEndian.PutUint16(icmp[2:], ^fold(sum))
 	return append(b, icmp...)
 }

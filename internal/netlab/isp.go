@@ -48,6 +48,9 @@ type ISPOptions struct {
 	DHCPv6   string            // lines of the [dhcpv6] section
 	Table    map[string]string // link-layer address → EID; it is sealed
 	LogLevel string
+
+	// LeaseQuery has the server answer filters.
+	LeaseQuery bool
 }
 
 // NewISP makes the keys of everybody and a configuration. [ISP.Serve] starts the
@@ -72,7 +75,7 @@ func (l *Lab) NewISP(o ISPOptions) (*ISP, error) {
 		{"tracectl", "identity", "new", "--name", "District Court", "--out", i.Path("court")},
 		{"tracectl", "identity", "new", "--name", "Police", "--holder", "--out", i.Path("police")},
 		{"gidserver", "init", "--dir", i.Path("etc"), "--state", i.Path("state"), "--realm", o.Realm, "--interface", "eth1",
-			"--prefix", DirectPrefix, "--listen", ResolveAddr, "--escrow", i.Path("trustees", "escrow.json")},
+			"--prefix", DirectPrefix, "--listen", ResolveAddr, "--host", ServerAddr, "--escrow", i.Path("trustees", "escrow.json")},
 	}
 	for _, s := range steps {
 		if _, err := i.Run(s[0], s[1:]...); err != nil {
@@ -106,11 +109,16 @@ func (i *ISP) configure(o ISPOptions) error {
 		return err
 	}
 	text := string(b)
+	leasequery := ""
+	if o.LeaseQuery {
+		leasequery = fmt.Sprintf("listen = \"[::]:547\"\nqueriers = [%q]\n", DeviceAddr)
+	}
 	for old, new := range map[string]string{
-		"[auth]\n":   fmt.Sprintf("[[link]]\nname = \"relayed\"\nprefixes = [%q]\n\n[auth]\ntrusted-relays = [%q, %q]\n", RelayPrefix, RelayAddr, RelayDown),
-		"[lease]\n":  "[lease]\n" + o.Lease + "\n",
-		"[dhcpv6]\n": "[dhcpv6]\n" + o.DHCPv6 + "\n",
-		"[log]\n":    fmt.Sprintf("[log]\nlevel = %q\n", o.LogLevel),
+		"[auth]\n":       fmt.Sprintf("[[link]]\nname = \"relayed\"\nprefixes = [%q]\n\n[auth]\ntrusted-relays = [%q, %q]\n", RelayPrefix, RelayAddr, RelayDown),
+		"[lease]\n":      "[lease]\n" + o.Lease + "\n",
+		"[dhcpv6]\n":     "[dhcpv6]\n" + o.DHCPv6 + "\n",
+		"[leasequery]\n": "[leasequery]\n" + leasequery,
+		"[log]\n":        fmt.Sprintf("[log]\nlevel = %q\n", o.LogLevel),
 	} {
 		if !strings.Contains(text, old) {
 			return fmt.Errorf("gidserver's configuration has no section %q", strings.TrimSpace(old))
@@ -158,6 +166,12 @@ func (i *ISP) Direct(client *Namespace, mac string) error {
 // Relayed makes a relay's host between the server's eth2 and a client's eth0:
 // its interface down0 leads to the client and up0 to the server.
 func (i *ISP) Relayed(client *Namespace, mac string) (*Namespace, error) {
+	return i.router(client, "eth0", mac)
+}
+
+// router makes a relay's host before the server, whose interface down0 leads to an
+// interface of a client or of a device with clients.
+func (i *ISP) router(below *Namespace, iface, mac string) (*Namespace, error) {
 	relay, err := i.lab.Namespace("relay")
 	if err != nil {
 		return nil, err
@@ -165,7 +179,7 @@ func (i *ISP) Relayed(client *Namespace, mac string) (*Namespace, error) {
 	if err := i.lab.Connect(relay, "up0", "", i.Host, "eth2", ""); err != nil {
 		return nil, err
 	}
-	if err := i.lab.Connect(client, "eth0", mac, relay, "down0", ""); err != nil {
+	if err := i.lab.Connect(below, iface, mac, relay, "down0", ""); err != nil {
 		return nil, err
 	}
 	if i.Host.Do("ip", "link", "show", "eth1") != nil { // a link without clients

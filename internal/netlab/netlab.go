@@ -16,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // namePrefix marks this package's namespaces; the process id of the owner
@@ -30,6 +32,7 @@ type Lab struct {
 	id     string
 	mu     sync.Mutex
 	spaces []*Namespace
+	mounts []string
 	procs  []*Process
 	closed bool
 }
@@ -53,28 +56,51 @@ func New() (*Lab, error) {
 		sweep()
 	}
 	labCount++
-	dir, err := os.MkdirTemp("", namePrefix)
+	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", namePrefix, os.Getpid()))
 	if err != nil {
 		return nil, err
 	}
 	return &Lab{Dir: dir, id: fmt.Sprintf("%s%d-%d", namePrefix, os.Getpid(), labCount)}, nil
 }
 
-// sweep removes the namespaces of owners that are no more.
+// dead reports whether a name is of a lab whose owner is no more.
+func dead(name string) bool {
+	rest, ok := strings.CutPrefix(name, namePrefix)
+	if !ok {
+		return false
+	}
+	pid, _, _ := strings.Cut(rest, "-")
+	n, err := strconv.Atoi(pid)
+	return err == nil && n != os.Getpid() && syscall.Kill(n, 0) == syscall.ESRCH
+}
+
+// sweep removes the namespaces, mounts and files of owners that are no more. What
+// it cannot remove, it leaves.
 func sweep() {
+	if mounts, err := os.ReadFile("/proc/self/mounts"); err == nil {
+		for line := range strings.Lines(string(mounts)) {
+			if f := strings.Fields(line); len(f) > 1 && f[0] == "bpf" {
+				if rel, err := filepath.Rel(os.TempDir(), f[1]); err == nil && dead(strings.Split(rel, "/")[0]) {
+					_ = unix.Unmount(f[1], unix.MNT_DETACH)
+				}
+			}
+		}
+	}
+	if dirs, err := os.ReadDir(os.TempDir()); err == nil {
+		for _, d := range dirs {
+			if dead(d.Name()) {
+				_ = os.RemoveAll(filepath.Join(os.TempDir(), d.Name()))
+			}
+		}
+	}
 	out, err := exec.Command("ip", "netns", "list").Output()
 	if err != nil {
 		return
 	}
 	for line := range strings.Lines(string(out)) {
 		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
-		rest, ok := strings.CutPrefix(name, namePrefix)
-		if !ok {
-			continue
-		}
-		pid, _, _ := strings.Cut(rest, "-")
-		if n, err := strconv.Atoi(pid); err == nil && n != os.Getpid() && syscall.Kill(n, 0) == syscall.ESRCH {
-			remove(name)
+		if dead(name) {
+			_ = remove(name)
 		}
 	}
 }
@@ -108,7 +134,7 @@ func (l *Lab) Close() error {
 		return nil
 	}
 	l.closed = true
-	procs, spaces := l.procs, l.spaces
+	procs, spaces, mounts := l.procs, l.spaces, l.mounts
 	l.mu.Unlock()
 	var errs []error
 	for i := len(procs) - 1; i >= 0; i-- {
@@ -116,6 +142,9 @@ func (l *Lab) Close() error {
 	}
 	for _, n := range spaces {
 		errs = append(errs, remove(n.Name))
+	}
+	for _, m := range mounts {
+		errs = append(errs, unix.Unmount(m, unix.MNT_DETACH))
 	}
 	return errors.Join(append(errs, os.RemoveAll(l.Dir))...)
 }

@@ -167,7 +167,7 @@ func (s *session) bulk(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	const queryByLinkAddress = 3 // of link-address "::", which is all links
+	const queryByLinkAddress = 4 // of link-address "::", which is all links
 	query := make([]byte, 17)
 	query[0] = queryByLinkAddress
 	if err := conn.ask(dhcp6.MessageTypeLeaseQuery, query); err != nil {

@@ -137,7 +137,7 @@ func (s *server) begin() (active, bulk *conn) {
 	}
 	active.say(dhcp6.MessageTypeLeaseQueryReply)
 	bulk, q = s.accept()
-	if o := q.GetOneOption(dhcp6.OptionLQQuery); q.MessageType != dhcp6.MessageTypeLeaseQuery || o == nil || o.ToBytes()[0] != 3 {
+	if o := q.GetOneOption(dhcp6.OptionLQQuery); q.MessageType != dhcp6.MessageTypeLeaseQuery || o == nil || o.ToBytes()[0] != 4 {
 		s.t.Fatalf("the second query is %v", q)
 	}
 	bulk.say(dhcp6.MessageTypeLeaseQueryReply)

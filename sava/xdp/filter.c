@@ -415,12 +415,7 @@ int gid_access(struct xdp_md *ctx)
 	return verdict(ctx, reason);
 }
 
-// gid_trusted is for ports that are not checked. What DHCPv6 servers and relays
-// say to hosts is handed up, so that a binding is there before its host knows of
-// it. Of Neighbour Advertisements, which may answer for an address that is asked
-// for, user space gets a copy.
-SEC("xdp.frags")
-int gid_trusted(struct xdp_md *ctx)
+static __always_inline int trusted(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
@@ -429,9 +424,6 @@ int gid_trusted(struct xdp_md *ctx)
 	__u16 proto;
 	__be16 *ports;
 
-	if (generic && readmit(ctx))
-		return XDP_PASS;
-	count(TRUSTED);
 	if ((void *)(eth + 1) > end)
 		return XDP_PASS;
 	proto = eth->h_proto;
@@ -454,6 +446,19 @@ int gid_trusted(struct xdp_md *ctx)
 	if (ip->nexthdr == IPPROTO_ICMPV6 && *(__u8 *)ports == 136)
 		hand_up(ctx);
 	return XDP_PASS;
+}
+
+// gid_trusted is for ports that are not checked. What DHCPv6 servers and relays
+// say to hosts is handed up, so that a binding is there before its host knows of
+// it. Of Neighbour Advertisements, which may answer for an address that is asked
+// for, user space gets a copy.
+SEC("xdp.frags")
+int gid_trusted(struct xdp_md *ctx)
+{
+	if (generic && readmit(ctx))
+		return XDP_PASS;
+	count(TRUSTED);
+	return trusted(ctx);
 }
 
 // gid_pass sends frames back from user space.

@@ -43,7 +43,7 @@ func runMain(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	bin = dir
-	build := exec.Command("go", "build", "-race", "-o", dir, "../../cmd/gidserver", "../../cmd/tracectl")
+	build := exec.Command("go", "build", "-race", "-o", dir, "../../cmd/gidserver", "../../cmd/tracectl", "../../cmd/gidfilter")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building the programs: %v\n%s", err, out)
 		return 1
