@@ -13,8 +13,11 @@ import (
 // sends back, to tell how many are lost.
 type Flow struct {
 	there, here *net.UDPConn
+	every       time.Duration
 	sent        atomic.Uint64
 	back        atomic.Uint64
+	seen        map[uint64]bool // of the goroutine that hears
+	heard       chan struct{}
 	failed      atomic.Pointer[error]
 	stop        chan struct{}
 	done        chan struct{}
@@ -27,7 +30,7 @@ var flowPort atomic.Uint32
 // host and one of another, one every interval.
 func StartFlow(host *Namespace, addr netip.Addr, other *Namespace, echo netip.Addr, size int, every time.Duration) (*Flow, error) {
 	to := netip.AddrPortFrom(echo, uint16(20000+flowPort.Add(1)))
-	f := &Flow{stop: make(chan struct{}), done: make(chan struct{})}
+	f := &Flow{every: every, stop: make(chan struct{}), done: make(chan struct{}), seen: make(map[uint64]bool), heard: make(chan struct{})}
 	var err error
 	if f.there, err = other.ListenUDP(to); err != nil {
 		return nil, err
@@ -47,15 +50,15 @@ func StartFlow(host *Namespace, addr netip.Addr, other *Namespace, echo netip.Ad
 		}
 	}()
 	go func() { // hears the echoes
+		defer close(f.heard)
 		b := make([]byte, 64<<10)
-		seen := make(map[uint64]bool)
 		for {
 			n, err := f.here.Read(b)
 			if err != nil {
 				return
 			}
-			if k := binary.BigEndian.Uint64(b); n == size && !seen[k] {
-				seen[k] = true
+			if k := binary.BigEndian.Uint64(b); n == size && !f.seen[k] {
+				f.seen[k] = true
 				f.back.Add(1)
 			}
 		}
@@ -82,8 +85,8 @@ func StartFlow(host *Namespace, addr netip.Addr, other *Namespace, echo netip.Ad
 }
 
 // Stop ends the flow and returns how many datagrams were sent and how many did
-// not come back within a second.
-func (f *Flow) Stop() (sent, lost uint64, err error) {
+// not come back within a second, and when those were sent.
+func (f *Flow) Stop() (sent, lost uint64, when string, err error) {
 	close(f.stop)
 	<-f.done
 	deadline := time.Now().Add(time.Second)
@@ -93,8 +96,18 @@ func (f *Flow) Stop() (sent, lost uint64, err error) {
 	sent, lost = f.sent.Load(), f.sent.Load()-f.back.Load()
 	f.here.Close()
 	f.there.Close()
+	<-f.heard
+	for k := uint64(0); k < sent; k++ {
+		from := k
+		for k < sent && !f.seen[k] {
+			k++
+		}
+		if k > from {
+			when += fmt.Sprintf(" %s-%s", time.Duration(from)*f.every, time.Duration(k)*f.every)
+		}
+	}
 	if e := f.failed.Load(); e != nil {
 		err = fmt.Errorf("a datagram could not be sent: %w", *e)
 	}
-	return sent, lost, err
+	return sent, lost, when, err
 }

@@ -218,10 +218,10 @@ func (a *access) flow(host *netlab.Namespace, addr netip.Addr, size int) *netlab
 // lossless ends a flow that must have lost nothing.
 func (a *access) lossless(what string, f *netlab.Flow) {
 	a.t.Helper()
-	sent, lost, err := f.Stop()
+	sent, lost, when, err := f.Stop()
 	a.must(err)
 	if lost != 0 || sent == 0 {
-		a.t.Errorf("%s: %d of %d datagrams were lost", what, lost, sent)
+		a.t.Errorf("%s: %d of %d datagrams were lost, those of%s", what, lost, sent, when)
 	}
 }
 
@@ -255,7 +255,7 @@ func TestFilterLetsOnlyLeasedAddressesSend(t *testing.T) {
 			own := func(k kind) bool { return k.name != "a claim to the address" } // of its own it may be made from whatever link-layer address
 			a.nothing("the own address, from the other's link-layer address", a.passed(spoofer, a.all(honest.MAC, other, own)))
 			rng := rand.New(rand.NewPCG(1, 2))
-			for range 20 {
+			for range 5 {
 				invented := netip.MustParsePrefix(netlab.RelayPrefix).Addr().As16()
 				for i := 8; i < 16; i++ {
 					invented[i] = byte(rng.Uint32())
@@ -448,17 +448,12 @@ func TestFilterFollowsAHostToAnotherPort(t *testing.T) {
 	a.must(a.honest.Do("ip", "link", "set", "eth1", "down"))
 	a.must(a.StartFilter(a.FollowServer()...))
 	a.synced()
-	addr, client := a.lease(a.honest, "eth0", "dhclient")
+	addr, _ := a.lease(a.honest, "eth0", "dhclient")
 	a.bound(addr, "port0")
-	moved := a.wire(a.honest, "eth1")
-	a.nothing("at the other port, before the host has moved", func() map[string]int {
-		a.must(a.honest.Do("ip", "link", "set", "eth1", "up"))
-		defer func() { a.must(a.honest.Do("ip", "link", "set", "eth1", "down")) }()
-		return a.passed(moved, a.all(moved.MAC, addr, every))
-	}())
-	_ = client
-	a.must(a.honest.Do("ip", "link", "set", "eth0", "down"))
 	a.must(a.honest.Do("ip", "link", "set", "eth1", "up"))
+	moved := a.wire(a.honest, "eth1")
+	a.nothing("at the other port, before the host has moved", a.passed(moved, a.all(moved.MAC, addr, every)))
+	a.must(a.honest.Do("ip", "link", "set", "eth0", "down"))
 	again, _ := a.lease(a.honest, "eth1", "dhclient")
 	if again != addr {
 		t.Fatalf("the host has %s now, and had %s", again, addr)
@@ -486,13 +481,13 @@ func TestFilterRecoversWhatItHasNotSeen(t *testing.T) {
 	all, err := a.Bindings()
 	a.must(err)
 	for _, b := range all {
-		if b.Address == addr.String() {
-			t.Errorf("%+v", b)
+		if b.Address == addr.String() && b.Interface != "port0" { // the answer may have told where the host is
+			t.Errorf("the spoofer has got %+v", b)
 		}
 	}
 	f := a.flow(a.honest, addr, 100)
 	a.bound(addr, "port0")
-	if sent, lost, err := f.Stop(); err != nil || lost == sent {
+	if sent, lost, _, err := f.Stop(); err != nil || lost == sent {
 		t.Errorf("%d of %d datagrams were lost: %v", lost, sent, err)
 	}
 	f = a.flow(a.honest, addr, 100)

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/gopacket"
@@ -103,7 +104,7 @@ var kinds = []kind{
 		return [][]byte{ether(from, to, ipv6(src, dst, 58, 64, upper(t, src, dst, mark, echo, &layers.ICMPv6Echo{Identifier: 1})))}
 	}},
 	{"fragments", true, func(t *testing.T, from, to net.HardwareAddr, src, dst netip.Addr, mark string) [][]byte {
-		whole := udpTo(t, src, dst, mark+"--------"+mark)
+		whole := udpTo(t, src, dst, mark+strings.Repeat("-", 40)+mark)
 		cut := len(whole) / 2 &^ 7
 		first := append([]byte{17, 0, 0, 1, 0, 0, 0, 7}, whole[:cut]...)
 		rest := append([]byte{17, 0, byte(cut >> 8), byte(cut), 0, 0, 0, 7}, append(whole[cut:], mark...)...)
