@@ -111,22 +111,6 @@ func fold(sum uint64) uint16 {
 // Sent takes note of a frame that the device itself sends to a host at a port.
 func (d *Device) Sent(port uint32, data []byte, now time.Time) { d.fromTrusted(port, data, now) }
 
-// Held reports whether the fast path holds a frame from a trusted port back until
-// [Device.Frame] has seen it: a DHCPv6 message to a host.
-func Held(data []byte) bool {
-	n := 14
-	for range 2 {
-		if len(data) < n+4 {
-			return false
-		}
-		if typ := binary.BigEndian.Uint16(data[n-2:]); typ != 0x8100 && typ != 0x88a8 {
-			break
-		}
-		n += 4
-	}
-	return len(data) >= n+44 && data[n+6] == protoUDP && binary.BigEndian.Uint16(data[n+42:]) == dhcpClient
-}
-
 // fromTrusted reads what servers and routers say.
 func (d *Device) fromTrusted(port uint32, data []byte, now time.Time) {
 	x := &d.frame

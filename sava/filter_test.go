@@ -209,6 +209,10 @@ func TestVerdicts(t *testing.T) {
 		{"TCP behind routing and authentication headers", raw(43, append([]byte{51, 0, 0, 0, 0, 0, 0, 0, 6, 4}, append(make([]byte, 22), tcp...)...)...), Valid},
 		{"another's, behind options", with(raw(60, append([]byte{6, 0, 1, 4, 0, 0, 0, 0}, tcp...)...), func(s *spec) { s.src = victim }), WrongAnchor},
 		{"options twice as hop-by-hop", raw(60, 0, 0, 1, 4, 0, 0, 0, 0, 6, 0, 1, 4, 0, 0, 0, 0), Malformed},
+		{"TCP behind hop-by-hop options", raw(0, append([]byte{6, 0, 1, 4, 0, 0, 0, 0}, tcp...)...), Valid},
+		{"another's, behind hop-by-hop options", with(raw(0, append([]byte{6, 0, 1, 4, 0, 0, 0, 0}, tcp...)...), func(s *spec) { s.src = victim }), WrongAnchor},
+		{"an advertisement of another's behind hop-by-hop options", raw(0, append([]byte{58, 0, 5, 2, 0, 0, 1, 0}, append([]byte{136, 0, 0, 0, 0, 0, 0, 0}, addr16(victim)...)...)...), WrongAnchor},
+		{"hop-by-hop options beyond the end", raw(0, 6, 9, 1, 4, 0, 0, 0, 0), Malformed},
 		{"two fragment headers", raw(44, append(frag(0, true, 44), frag(0, true, 6)...)...), Malformed},
 		{"options beyond the end", raw(60, 6, 9, 1, 4, 0, 0, 0, 0), Malformed},
 		{"seventeen headers", raw(60, bytesRepeat([]byte{60, 0, 1, 4, 0, 0, 0, 0}, 17)...), Malformed},
@@ -414,6 +418,7 @@ func TestTruncatedFramesAreMalformed(t *testing.T) {
 	for name, s := range map[string]spec{
 		"TCP": {}, "tagged": {vlans: []uint16{1, 2}}, "a solicitation": nd(honest, 135, victim, llOption(1, myMAC)...),
 		"options": raw(60, 6, 0, 1, 4, 0, 0, 0, 0, 1, 2, 3, 4), "a fragment": raw(44, 6, 0, 0, 1, 0, 0, 0, 1, 1, 2, 3),
+		"Hop-by-Hop options": raw(0, 17, 0, 1, 4, 0, 0, 0, 0, 1, 2, 3, 4, 0, 8, 0, 0),
 	} {
 		frame := build(t, s)
 		for n := range frame {
@@ -432,6 +437,7 @@ func TestCheckAllocatesNothing(t *testing.T) {
 	for name, s := range map[string]spec{
 		"TCP": {}, "a spoofed one": {src: victim}, "tagged twice": {vlans: []uint16{1, 2}}, "ND": nd(honest, 135, victim, llOption(1, myMAC)...),
 		"link-local": udp(local, 1, 2), "a fragment": raw(44, 6, 0, 0, 1, 0, 0, 0, 1, 1, 2, 3),
+		"Hop-by-Hop options": raw(0, 17, 0, 1, 4, 0, 0, 0, 0, 1, 2, 3, 4, 0, 8, 0, 0),
 	} {
 		frame := build(t, s)
 		f.Check(myPort, frame, noon)

@@ -20,6 +20,7 @@ const (
 	protoFragment    = 44
 	protoAuth        = 51
 	protoICMPv6      = 58
+	protoNone        = 59
 	protoDestination = 60
 	protoMobility    = 135
 	protoHIP         = 139
@@ -76,13 +77,38 @@ func (v *vlans) DecodeFromBytes(data []byte, df gopacket.DecodeFeedback) error {
 
 // outer is the IPv6 header at which decoding ends: a packet in a tunnel is judged
 // by its outer header.
-type outer struct{ layers.IPv6 }
+type outer struct {
+	layers.IPv6
+	header [40]byte
+}
+
+// DecodeFromBytes implements gopacket.DecodingLayer. gopacket takes Hop-by-Hop
+// options out of the payload without taking their length off it, and finds such
+// packets cut short; here they are followed as the other extension headers are.
+func (o *outer) DecodeFromBytes(data []byte, df gopacket.DecodeFeedback) error {
+	if len(data) < len(o.header) || data[6] != protoHopByHop {
+		return o.IPv6.DecodeFromBytes(data, df)
+	}
+	copy(o.header[:], data)
+	o.header[6] = protoNone
+	if err := o.IPv6.DecodeFromBytes(o.header[:], gopacket.NilDecodeFeedback); err != nil {
+		return err
+	}
+	end := len(o.header) + int(o.Length)
+	if end > len(data) {
+		df.SetTruncated()
+		end = len(data)
+	}
+	o.NextHeader = protoHopByHop
+	o.BaseLayer = layers.BaseLayer{Contents: data[:len(o.header)], Payload: data[len(o.header):end]}
+	return nil
+}
 
 // NextLayerType implements gopacket.DecodingLayer.
 func (*outer) NextLayerType() gopacket.LayerType { return gopacket.LayerTypeZero }
 
-// decoder decodes frames with gopacket and without allocation, but for Hop-by-Hop
-// options. It is not safe for concurrent use.
+// decoder decodes frames with gopacket and without allocation. It is not safe for
+// concurrent use.
 type decoder struct {
 	parser *gopacket.DecodingLayerParser
 	eth    layers.Ethernet

@@ -70,8 +70,8 @@ messages at which port their hosts are.
 
 What is in the kernel outlives the process: after a stop, a crash or an update the
 last bindings go on being enforced until the next start takes them over, or
-"gidfilter detach" ends it. While no process runs, hosts can neither get addresses
-nor resolve their neighbours.`,
+"gidfilter detach" ends it. While no process runs, hosts go on with the addresses and
+the neighbours that they have, and can get no others.`,
 		Example: `  gidfilter identity --name "access switch 7" --out /etc/gidfilter/filter
   gidfilter run --interface eth1 --interface eth2 --trusted eth0 \
       --server gidserver.isp.example:547 --server-cert resolver.pem \
@@ -322,7 +322,7 @@ func (f *filter) handedUp(e xdp.Event) {
 	v := f.device.Frame(e.Port, e.Data, now)
 	f.mu.Unlock()
 	i := slices.IndexFunc(f.ports, func(p xdp.Port) bool { return p.Index == e.Port })
-	if i < 0 {
+	if i < 0 || e.Copy {
 		return
 	}
 	if !f.ports[i].Trusted { // those are counted in the kernel
@@ -332,7 +332,7 @@ func (f *filter) handedUp(e xdp.Event) {
 		f.sample(now, f.ports[i].Name, &v)
 		return
 	}
-	if !f.enforce || f.ports[i].Trusted && !sava.Held(e.Data) {
+	if !f.enforce {
 		return // it has passed already
 	}
 	if err := f.program.Inject(e.Port, e.Data); err != nil {

@@ -1,6 +1,7 @@
 package leasequery
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -333,5 +334,36 @@ func TestOnlyTheServerIsBelieved(t *testing.T) {
 			t.Error("the client goes on without TLS")
 		}
 		s.down.Store(true)
+	})
+}
+
+// FuzzAnswers reads what a server says, whole messages and others, as the client
+// does: it never panics, and binds no more addresses than were told.
+func FuzzAnswers(f *testing.F) {
+	inner := dhcp6.Options{&dhcp6.OptIAAddress{IPv6Addr: addr("2001:db8::1").AsSlice(), ValidLifetime: time.Hour}, dhcp6.OptClientLinkLayerAddress(iana.HWTypeEthernet, mac[:])}
+	for _, typ := range []dhcp6.MessageType{dhcp6.MessageTypeLeaseQueryData, dhcp6.MessageTypeLeaseQueryDone} {
+		m := dhcp6.Message{MessageType: typ, Options: dhcp6.MessageOptions{Options: dhcp6.Options{
+			&dhcp6.OptionGeneric{OptionCode: dhcp6.OptionClientData, OptionData: inner.ToBytes()}, status12(12)}}}
+		b := m.ToBytes()
+		b = append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)
+		f.Add(append(b, b...))
+		f.Add(b[:len(b)-1])
+	}
+	f.Fuzz(func(t *testing.T, stream []byte) {
+		c := &Client{Table: sava.NewTable(0, nil), Now: func() time.Time { return time.Unix(1e9, 0) }, Log: slog.New(slog.DiscardHandler)}
+		s := &session{client: c, before: make(map[netip.Addr]sava.Binding), changed: make(map[netip.Addr]struct{})}
+		x := &connection{}
+		r := bytes.NewReader(stream)
+		for {
+			_, options, err := x.readFrom(r)
+			if err != nil {
+				break
+			}
+			_ = status(options)
+			_ = s.apply(options, len(options)%2 == 0)
+		}
+		if n := c.Table.Len(); n > len(stream)/28 { // an IAADDR's length
+			t.Fatalf("%d bindings of %d bytes", n, len(stream))
+		}
 	})
 }

@@ -3,9 +3,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The fast path of the filter: what package sava's Filter says of a frame, for
-// the frames that make up the traffic. What takes more than a lookup (Neighbour
-// Discovery, DHCPv6, "::", link-local addresses nobody has claimed, odd chains of
-// headers) is handed up to user space and held back until it is judged there.
+// the frames that make up the traffic, and for the Neighbour Discovery of hosts
+// that are bound, so that they keep their neighbours while no process runs. What
+// may change a binding (DHCPv6, "::", link-local addresses nobody has claimed) is
+// handed up to user space and held back until it is judged there.
 //
 // "make generate" compiles it. It needs kernel 5.18.
 
@@ -35,6 +36,7 @@ enum reason {
 	NUM_REASONS,
 
 	HAND_UP = 16, // user space counts what it becomes
+	COPY,         // VALID, and user space gets a copy
 };
 
 // What the loader sets, for each port.
@@ -178,8 +180,9 @@ static __always_inline int verdict(struct xdp_md *ctx, __u32 reason)
 }
 
 // hand_up gives the frame to user space, unless the port has given too many: one
-// host must not keep user space from the others.
-static __noinline int hand_up(struct xdp_md *ctx)
+// host must not keep user space from the others. Of a frame that passes by itself,
+// the reason being COPY, user space need not know.
+static __noinline int hand_up(struct xdp_md *ctx, __u32 reason)
 {
 	__u32 key = slot;
 	struct pace *p = bpf_map_lookup_elem(&paces, &key);
@@ -189,12 +192,13 @@ static __noinline int hand_up(struct xdp_md *ctx)
 		return XDP_ABORTED;
 	due = p->up > now ? p->up : now;
 	if (due - now > up_burst || bpf_xdp_get_buff_len(ctx) > MAX_FRAME ||
-	    copy(ctx, &handed_up, HAND_UP, MAX_FRAME)) {
-		count(LIMITED);
-		return enforce ? XDP_DROP : XDP_PASS;
+	    copy(ctx, &handed_up, reason, MAX_FRAME)) {
+		if (reason != COPY)
+			count(LIMITED);
+	} else {
+		__sync_fetch_and_add(&p->up, due + up_interval - p->up);
 	}
-	__sync_fetch_and_add(&p->up, due + up_interval - p->up);
-	return enforce ? XDP_DROP : XDP_PASS;
+	return enforce && reason != COPY ? XDP_DROP : XDP_PASS;
 }
 
 #define MIX 0x9e3779b97f4a7c15ULL
@@ -266,6 +270,67 @@ static __always_inline __u32 source(struct in6_addr *a, __u32 vlan, const __u8 *
 #define DHCP_CLIENT 546
 #define DHCP_SERVER 547
 
+#define ND_SOLICITATION 135
+#define ND_ADVERTISEMENT 136
+#define MAX_ND_OPTIONS 8 // that are looked at here
+
+// discovery judges a Neighbour Solicitation or Advertisement of a bound host as
+// sava's Filter does: it must be whole, name no other link-layer address, and
+// advertise an address that the host may have. The message begins at off. It is
+// not static so that the verifier follows it once, not from every place.
+__noinline __u32 discovery(struct xdp_md *ctx, __u32 off, __u32 end)
+{
+	struct {
+		__u8 type, code;
+		__be16 checksum;
+		__u8 flags[4];
+		struct in6_addr target;
+	} m;
+	__u8 mac[6], h[8];
+	__u32 vlan = 0, ip = 12, link_local, reason;
+
+	if (bpf_xdp_load_bytes(ctx, 6, mac, 6) || bpf_xdp_load_bytes(ctx, ip, h, 2))
+		return MALFORMED;
+	for (int i = 0; i < 2; i++) {
+		if (!(h[0] == 0x81 && h[1] == 0) && !(h[0] == 0x88 && h[1] == 0xa8))
+			break;
+		if (bpf_xdp_load_bytes(ctx, ip + 2, h, 4))
+			return MALFORMED;
+		vlan |= ((h[0] & 0xf) << 8 | h[1]) << (i ? 0 : 16);
+		h[0] = h[2];
+		h[1] = h[3];
+		ip += 4;
+	}
+	ip += 2;
+	if (bpf_xdp_load_bytes(ctx, ip, h, 8) || h[7] != 255) // the hop limit
+		return MALFORMED;
+	if (end - off < sizeof(m) || bpf_xdp_load_bytes(ctx, off, &m, sizeof(m)) || m.code || m.target.s6_addr[0] == 0xff)
+		return MALFORMED;
+	off += sizeof(m);
+	for (int i = 0; off != end; i++) {
+		if (i == MAX_ND_OPTIONS)
+			return HAND_UP;
+		if (end - off < 8 || bpf_xdp_load_bytes(ctx, off, h, 8) || !h[1] || end - off < h[1] * 8)
+			return MALFORMED;
+		if (h[0] == 1 || h[0] == 2) { // source and target link-layer address
+			__u8 d = h[1] ^ 1;
+
+			for (int k = 0; k < 6; k++)
+				d |= h[2 + k] ^ mac[k];
+			if (d)
+				return WRONG_ANCHOR;
+		}
+		off += h[1] * 8;
+	}
+	if (m.type == ND_ADVERTISEMENT) {
+		link_local = (m.target.s6_addr16[0] & bpf_htons(0xffc0)) == bpf_htons(0xfe80);
+		reason = source(&m.target, vlan, mac, link_local);
+		if (reason != VALID)
+			return reason;
+	}
+	return COPY;
+}
+
 #define MAX_HEADERS 16 // as many as user space follows
 
 // upper judges what a bound host sends, by the header behind its IPv6 header. The
@@ -286,7 +351,9 @@ static __noinline __u32 upper(struct xdp_md *ctx, __u32 off, __u32 end, __u32 ne
 				return VALID;
 			if (h[0] == 134 || h[0] == 137)
 				return MARTIAN; // a router is on a trusted port
-			return fragment ? MALFORMED : HAND_UP;
+			if (fragment)
+				return MALFORMED;
+			return h[0] == ND_SOLICITATION || h[0] == ND_ADVERTISEMENT ? discovery(ctx, off, end) : HAND_UP;
 		case IPPROTO_UDP:
 			if (end - off < 4 || bpf_xdp_load_bytes(ctx, off, h, 4))
 				return VALID; // too short to say anything to anybody
@@ -411,7 +478,11 @@ int gid_access(struct xdp_md *ctx)
 		return XDP_PASS;
 	reason = judge(ctx);
 	if (reason == HAND_UP)
-		return hand_up(ctx);
+		return hand_up(ctx, reason);
+	if (reason == COPY) {
+		count(VALID);
+		return hand_up(ctx, reason);
+	}
 	return verdict(ctx, reason);
 }
 
@@ -442,9 +513,9 @@ static __always_inline int trusted(struct xdp_md *ctx)
 	if (proto != bpf_htons(ETH_P_IPV6) || (void *)(ports + 2) > end)
 		return XDP_PASS;
 	if (ip->nexthdr == IPPROTO_UDP && ports[1] == bpf_htons(DHCP_CLIENT))
-		return hand_up(ctx);
-	if (ip->nexthdr == IPPROTO_ICMPV6 && *(__u8 *)ports == 136)
-		hand_up(ctx);
+		return hand_up(ctx, HAND_UP);
+	if (ip->nexthdr == IPPROTO_ICMPV6 && *(__u8 *)ports == ND_ADVERTISEMENT)
+		return hand_up(ctx, COPY);
 	return XDP_PASS;
 }
 

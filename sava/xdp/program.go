@@ -467,11 +467,14 @@ func (p *Program) Counters(port int) (n [sava.NumReasons]uint64, err error) {
 type Event struct {
 	Port   uint32
 	Reason sava.Reason // of a sample, why it was dropped
+	Copy   bool        // the frame itself has passed and was counted
 	Len    int         // of the frame
 	Data   []byte      // the frame, or the beginning of one; valid during the call
 }
 
 const eventLen = 16 // struct event
+
+const copied = 17 // COPY in filter.c
 
 // HandedUp calls f with every frame that is for user space to judge, until the
 // context ends.
@@ -483,13 +486,17 @@ func (p *Program) HandedUp(ctx context.Context, f func(Event)) error {
 func (p *Program) Drops(ctx context.Context, f func(Event)) error { return read(ctx, p.drops, f) }
 
 func read(ctx context.Context, r *ringbuf.Reader, f func(Event)) error {
-	stop := context.AfterFunc(ctx, func() { r.SetDeadline(time.Unix(0, 1)) })
+	// A deadline would wait for the read that it is to end.
+	stop := context.AfterFunc(ctx, func() { _ = r.Flush() }) // it fails when the ring is closed, and so reading ends
 	defer stop()
 	var rec ringbuf.Record
 	for {
 		err := r.ReadInto(&rec)
 		if ctx.Err() != nil || errors.Is(err, ringbuf.ErrClosed) {
 			return nil
+		}
+		if errors.Is(err, ringbuf.ErrFlushed) {
+			continue
 		}
 		if err != nil {
 			return err
@@ -502,6 +509,7 @@ func read(ctx context.Context, r *ringbuf.Reader, f func(Event)) error {
 			Port: binary.NativeEndian.Uint32(b), Reason: sava.Reason(binary.NativeEndian.Uint32(b[4:])),
 			Len: int(binary.NativeEndian.Uint32(b[8:])),
 		}
+		e.Copy = e.Reason == copied
 		e.Data = b[eventLen:min(len(b), eventLen+e.Len)]
 		f(e)
 	}

@@ -5,14 +5,18 @@ package xdp
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 	"golang.org/x/sys/unix"
@@ -197,10 +201,12 @@ func TestWhatIsHandedUpIsHeldUntilItIsInjected(t *testing.T) {
 			done <- p.HandedUp(ctx, func(e Event) {
 				mu.Lock()
 				defer mu.Unlock()
-				if e.Port != c.port || e.Len != len(e.Data) {
-					t.Errorf("port %d, %d bytes of %d", e.Port, len(e.Data), e.Len)
+				if e.Port != c.port || e.Len != len(e.Data) || e.Copy {
+					t.Errorf("port %d, %d bytes of %d, a copy: %v", e.Port, len(e.Data), e.Len, e.Copy)
 				}
-				got = append(got, bytes.Clone(e.Data))
+				if len(e.Data) > 20 && e.Data[20] == byte(layers.IPProtocolUDP) { // the host reports its groups as well
+					got = append(got, bytes.Clone(e.Data))
+				}
 			})
 		}()
 		c.send(t, frame)
@@ -227,4 +233,161 @@ func TestWhatIsHandedUpIsHeldUntilItIsInjected(t *testing.T) {
 			t.Errorf("an injected frame was handed up again: %d times", len(got))
 		}
 	})
+}
+
+// verdict runs a port's program on a frame and tells the reason that it counts, or
+// whether it leaves the frame to user space.
+func (p *Program) verdict(t testing.TB, frame []byte) (reason sava.Reason, passes, handedUp bool) {
+	t.Helper()
+	before, err := p.Counters(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	action, err := p.ports[0].program.Run(&ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+64), Repeat: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := p.Counters(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	handedUp = true
+	for r := range after {
+		if after[r] != before[r] && sava.Reason(r) != sava.Limited {
+			reason, handedUp = sava.Reason(r), false
+		}
+	}
+	return reason, action == xdpPass, handedUp
+}
+
+const xdpPass = 2
+
+// seeds are frames of all kinds from the honest host.
+func seeds(t testing.TB) [][]byte {
+	nd := func(typ uint8, src, target netip.Addr, options ...byte) []byte {
+		ip := &layers.IPv6{Version: 6, HopLimit: 255, NextHeader: layers.IPProtocolICMPv6, SrcIP: src.AsSlice(), DstIP: gateway.AsSlice()}
+		m := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(typ, 0)}
+		if err := m.SetNetworkLayerForChecksum(ip); err != nil {
+			t.Fatal(err)
+		}
+		b := gopacket.NewSerializeBuffer()
+		body := append(append(make([]byte, 4), target.AsSlice()...), options...)
+		if err := gopacket.SerializeLayers(b, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
+			&layers.Ethernet{SrcMAC: hostMAC[:], DstMAC: portMAC[:], EthernetType: layers.EthernetTypeIPv6}, ip, m, gopacket.Payload(body)); err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Clone(b.Bytes())
+	}
+	mine := append([]byte{1, 1}, hostMAC[:]...)
+	plain := udp(t, honest, "a text")
+	tagged := func(tags ...byte) []byte { return slices.Concat(plain[:12], tags, plain[12:]) }
+	chain := func(next byte, headers ...byte) []byte {
+		b := slices.Concat(plain[:54], headers, plain[54:])
+		b[20] = next
+		binary.BigEndian.PutUint16(b[18:], uint16(len(b)-54))
+		return b
+	}
+	return [][]byte{
+		plain, udp(t, gateway, "another's"), udp(t, netip.MustParseAddr("fe80::a"), "local"), udp(t, netip.IPv6Unspecified(), "nobody's"),
+		nd(135, honest, gateway, mine...), nd(136, honest, honest, append([]byte{2, 1}, hostMAC[:]...)...), nd(136, honest, gateway),
+		nd(135, honest, gateway, append([]byte{1, 1}, portMAC[:]...)...), nd(135, honest, gateway, 14, 1, 0, 0, 0, 0, 0, 0), nd(135, netip.IPv6Unspecified(), honest),
+		nd(134, honest, honest), nd(137, honest, honest), nd(133, honest, honest), nd(135, honest, gateway, 14, 0, 0, 0, 0, 0, 0, 0),
+		tagged(0x81, 0, 0, 7), tagged(0x88, 0xa8, 0, 7, 0x81, 0, 0, 8), tagged(0x81, 0, 0, 7, 0x81, 0, 0, 7, 0x81, 0, 0, 7),
+		chain(0, 17, 0, 1, 4, 0, 0, 0, 0), chain(60, 43, 0, 1, 4, 0, 0, 0, 0, 17, 0, 253, 0, 0, 0, 0, 0), chain(44, 17, 0, 0, 1, 0, 0, 0, 7), chain(44, 17, 0, 0, 9, 0, 0, 0, 7),
+		chain(51, 17, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1), chain(44, 58, 0, 0, 1, 0, 0, 0, 7, 135, 0, 0, 0), chain(41), chain(50), chain(59), chain(60, 0, 0, 1, 4, 0, 0, 0, 0),
+	}
+}
+
+// The kernel's verdict is the filter's, or is left to it: on frames of every kind,
+// and on as many more with bytes changed and ends cut off.
+func TestTheKernelJudgesAsTheFilterDoes(t *testing.T) {
+	c := newCable(t)
+	for _, recover := range []bool{false, true} {
+		p := c.load(t, Options{Enforce: true, Recover: recover})
+		table := sava.NewTable(0, p)
+		for a, b := range map[netip.Addr]sava.Binding{
+			honest:                               {Anchor: sava.Anchor{Port: c.port, MAC: hostMAC}, Until: time.Now().Add(time.Hour)},
+			netip.MustParseAddr("2001:db8:1::b"): {Anchor: sava.Anchor{Port: c.port + 1, MAC: hostMAC}, Until: time.Now().Add(time.Hour)},
+			netip.MustParseAddr("2001:db8:1::c"): {Anchor: sava.Anchor{Port: c.port, MAC: portMAC}, AnyVLAN: true, Until: time.Now().Add(time.Hour)},
+			netip.MustParseAddr("2001:db8:1::d"): {Anchor: sava.Anchor{Port: c.port, MAC: hostMAC}, AnyVLAN: true, Until: time.Now().Add(-time.Minute)},
+			netip.MustParseAddr("2001:db8:1::e"): {AnyVLAN: true, Until: time.Now().Add(time.Hour)},
+		} {
+			if err := table.Bind(a, b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		filter := sava.NewFilter(table, nil, nil)
+		decided := 0
+		check := func(what string, frame []byte) {
+			t.Helper()
+			reason, passes, handedUp := p.verdict(t, frame)
+			if handedUp {
+				if passes {
+					t.Errorf("%s: %x passes before it is judged", what, frame)
+				}
+				return
+			}
+			decided++
+			v := filter.Check(c.port, frame, time.Now())
+			// Of two reasons to drop a frame, the kernel finds that of the source first.
+			if passes != v.Reason.Pass() || passes != reason.Pass() || passes && reason != v.Reason {
+				t.Errorf("%s: the kernel says %s (passes: %v), the filter %s: %x", what, reason, passes, v.Reason, frame)
+			}
+		}
+		rng := rand.New(rand.NewPCG(1, 2))
+		all := seeds(t)
+		for i, frame := range all {
+			check(fmt.Sprintf("seed %d", i), frame)
+		}
+		if decided < len(all)/2 {
+			t.Errorf("the kernel decides %d of %d frames", decided, len(all))
+		}
+		for i := range 30_000 {
+			frame := bytes.Clone(all[i%len(all)])
+			for range rng.IntN(3) + 1 {
+				frame[12+rng.IntN(len(frame)-12)] = byte(rng.Uint32())
+			}
+			if rng.IntN(4) == 0 {
+				frame = frame[:14+rng.IntN(len(frame)-13)]
+			}
+			check("a changed seed", frame)
+			if t.Failed() {
+				return
+			}
+		}
+		if err := p.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Neighbour Discovery of a bound host passes in the kernel, so that hosts keep
+// their neighbours while no process judges; user space gets a copy.
+func TestNeighbourDiscoveryOfABoundHostNeedsNoProcess(t *testing.T) {
+	c := newCable(t)
+	p := c.load(t, Options{Enforce: true})
+	if err := p.Bind(honest, sava.Binding{Anchor: sava.Anchor{Port: c.port, MAC: hostMAC}, Until: time.Now().Add(time.Hour)}); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []sava.Reason{4: sava.Valid, 5: sava.Valid, 6: sava.Unbound, 7: sava.WrongAnchor} {
+		if want == 0 && i < 4 {
+			continue
+		}
+		if reason, passes, handedUp := p.verdict(t, seeds(t)[i]); reason != want || passes != want.Pass() || handedUp {
+			t.Errorf("seed %d is %s, passes: %v, handed up: %v; want %s", i, reason, passes, handedUp, want)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	copies := 0
+	if err := p.HandedUp(ctx, func(e Event) {
+		if e.Copy {
+			copies++
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if copies != 2 {
+		t.Errorf("%d copies, want those of the two that passed", copies)
+	}
 }
