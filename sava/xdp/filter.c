@@ -46,8 +46,8 @@ const volatile __u8 enforce;          // 0: judge and count, but pass everything
 const volatile __u8 recover;          // user space wants to see sources that are not bound
 const volatile __u8 generic;          // frames from user space come back to this program
 const volatile __u8 ticket[16];       // how it knows them then
-const volatile __u64 up_interval = 500000; // ns between frames handed up, on the average
-const volatile __u64 up_burst = 200000000; // ns worth of them at once
+const volatile __u64 up_interval = 2000000; // ns between frames handed up, on the average
+const volatile __u64 up_burst = 800000000; // ns worth of them at once
 const volatile __u64 sample_interval = 10000000; // ns between samples of a port's drops
 
 struct binding {
@@ -89,10 +89,11 @@ struct {
 	__type(value, struct pace);
 } paces SEC(".maps");
 
-// Frames for user space: struct event, then the frame.
+// Frames for user space: struct event, then the frame. Each port has its own, with
+// room for more than it may hand up at once.
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 4 << 20);
+	__uint(max_entries, 1 << 19);
 } handed_up SEC(".maps");
 
 // Samples of dropped frames: struct event, then the frame's beginning.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"brightgid/sava"
@@ -48,7 +50,7 @@ type Program struct {
 	ports    []attached
 	bindings *ebpf.Map
 	counters *ebpf.Map
-	handedUp *ringbuf.Reader
+	handedUp []*ringbuf.Reader // of each port
 	drops    *ringbuf.Reader
 	pass     *ebpf.Program
 	ticket   [16]byte
@@ -104,22 +106,22 @@ func Load(o Options) (_ *Program, err error) {
 		}
 		spec.Maps[objectsMapBindings].Pinning = ebpf.PinByName
 	}
-	maps := make(map[string]*ebpf.Map)
+	common := make(map[string]*ebpf.Map)
 	for name, m := range spec.Maps {
-		if strings.HasPrefix(name, ".") {
-			continue // constants, of each program its own
+		if strings.HasPrefix(name, ".") || name == objectsMapHandedUp {
+			continue // of each program its own
 		}
-		if maps[name], err = ebpf.NewMapWithOptions(m, ebpf.MapOptions{PinPath: o.Pin}); err != nil {
+		if common[name], err = ebpf.NewMapWithOptions(m, ebpf.MapOptions{PinPath: o.Pin}); err != nil {
 			if errors.Is(err, ebpf.ErrMapIncompatible) {
 				err = fmt.Errorf("%w (was --limit changed? gidfilter detach removes the old map)", err)
 			}
 			return nil, fmt.Errorf("BPF map %s: %w", name, explain(err, o.Pin))
 		}
-		p.closers = append(p.closers, maps[name])
+		p.closers = append(p.closers, common[name])
 	}
-	p.bindings, p.counters = maps[objectsMapBindings], maps[objectsMapCounters]
+	p.bindings, p.counters = common[objectsMapBindings], common[objectsMapCounters]
 	for i, port := range o.Ports {
-		if err := p.attach(o, spec, maps, i, port); err != nil {
+		if err := p.attach(o, spec, common, i, port); err != nil {
 			return nil, fmt.Errorf("interface %s: %w", port.Name, err)
 		}
 	}
@@ -128,15 +130,10 @@ func Load(o Options) (_ *Program, err error) {
 			return nil, err
 		}
 	}
-	pass, err := p.program(spec, maps, objectsProgGidPass, nil)
-	if err != nil {
+	if p.pass, err = p.program(spec, common, objectsProgGidPass, nil); err != nil {
 		return nil, err
 	}
-	p.pass = pass
-	if p.handedUp, err = ringbuf.NewReader(maps[objectsMapHandedUp]); err != nil {
-		return nil, err
-	}
-	if p.drops, err = ringbuf.NewReader(maps[objectsMapDrops]); err != nil {
+	if p.drops, err = ringbuf.NewReader(common[objectsMapDrops]); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -153,7 +150,7 @@ func explain(err error, pin string) error {
 	return err
 }
 
-// program loads one program with its constants, over the common maps.
+// program loads one program with its constants, over given maps.
 func (p *Program) program(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, name string, constants map[string]any) (*ebpf.Program, error) {
 	one := spec.Copy()
 	for other := range one.Programs {
@@ -179,11 +176,24 @@ func (p *Program) program(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, 
 	return prog, nil
 }
 
-func (p *Program) attach(o Options, spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, slot int, port Port) error {
+func (p *Program) attach(o Options, spec *ebpf.CollectionSpec, common map[string]*ebpf.Map, slot int, port Port) error {
 	name := objectsProgGidAccess
 	if port.Trusted {
 		name = objectsProgGidTrusted
 	}
+	// A ring of its own, for a port that fills one must not keep others out.
+	ring, err := ebpf.NewMap(spec.Maps[objectsMapHandedUp])
+	if err != nil {
+		return explain(err, "")
+	}
+	p.closers = append(p.closers, ring)
+	reader, err := ringbuf.NewReader(ring)
+	if err != nil {
+		return err
+	}
+	p.handedUp = append(p.handedUp, reader)
+	own := maps.Clone(common)
+	own[objectsMapHandedUp] = ring
 	load := func(generic bool) (*ebpf.Program, error) {
 		constants := map[string]any{
 			objectsVarPort: port.Index, objectsVarSlot: uint32(slot), objectsVarTicket: p.ticket,
@@ -192,7 +202,7 @@ func (p *Program) attach(o Options, spec *ebpf.CollectionSpec, maps map[string]*
 		if port.Trusted {
 			constants[objectsVarUpInterval] = uint64(0) // a network that is trusted may say what it likes
 		}
-		return p.program(spec, maps, name, constants)
+		return p.program(spec, own, name, constants)
 	}
 	modes := []bool{false, true} // native, then generic
 	if o.Generic {
@@ -344,8 +354,8 @@ func Detach(pin string) (ports []string, err error) {
 // Close gives up what the process holds. What is pinned goes on.
 func (p *Program) Close() error {
 	var errs []error
-	if p.handedUp != nil {
-		errs = append(errs, p.handedUp.Close())
+	for _, r := range p.handedUp {
+		errs = append(errs, r.Close())
 	}
 	if p.drops != nil {
 		errs = append(errs, p.drops.Close())
@@ -477,9 +487,14 @@ const eventLen = 16 // struct event
 const copied = 17 // COPY in filter.c
 
 // HandedUp calls f with every frame that is for user space to judge, until the
-// context ends.
+// context ends. Frames of one port come in their order; f is called for several
+// ports at once.
 func (p *Program) HandedUp(ctx context.Context, f func(Event)) error {
-	return read(ctx, p.handedUp, f)
+	g, ctx := errgroup.WithContext(ctx)
+	for _, r := range p.handedUp {
+		g.Go(func() error { return read(ctx, r, f) })
+	}
+	return g.Wait()
 }
 
 // Drops calls f with samples of dropped frames, until the context ends.

@@ -59,6 +59,8 @@ func newAccess(t *testing.T, lease string) *access {
 			t.Error("gidfilter's log holds an EID")
 		}
 		if t.Failed() {
+			stats, err := a.Run("stats")
+			t.Logf("gidfilter's counters (%v):\n%s", err, stats)
 			t.Logf("gidfilter wrote:\n%s", a.Filter.Log())
 		}
 	})
@@ -333,6 +335,9 @@ func TestFilterLosesNothingOfHonestHosts(t *testing.T) {
 
 	// The spoofer floods the device with what user space has to look at, all the
 	// while that the honest host renews its lease.
+	// dnsmasq waits half a second for the link-layer address of each sender; this
+	// one answers.
+	a.must(a.spoofer.Do("ip", "address", "add", "fe80::bad/64", "dev", "eth0", "nodad"))
 	spoofer := a.wire(a.spoofer, "eth0")
 	stop := make(chan struct{})
 	flooded := make(chan int)
