@@ -45,7 +45,7 @@ lint:
 
 bench: deps build
 	$(GO) test -run '^$$' -bench . -benchtime 2s ./idcodec ./dhcpv6 ./sava
-	$(GO) test -count=1 -run '^$$' -bench . -benchtime 1x -tags e2e ./test/bench
+	$(GO) test -count=1 -run "^$$" -bench . -benchtime 1x -tags e2e ./sava/xdp ./test/bench
 
 fuzz:
 	@scripts/fuzz.sh $(FUZZTIME)

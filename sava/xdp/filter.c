@@ -21,6 +21,8 @@
 
 char _license[] SEC("license") = "Apache-2.0";
 
+#define likely(x) __builtin_expect(!!(x), 1)
+
 // Reasons are sava.Reason. The numbers beyond are of this program only.
 enum reason {
 	VALID = 0,
@@ -41,7 +43,8 @@ enum reason {
 
 // What the loader sets, for each port.
 const volatile __u32 port;            // interface index
-const volatile __u32 slot;            // the port's place in the arrays
+const volatile __u32 slot;            // the port's place in paces
+const volatile __u32 first_counter;   // and in counters
 const volatile __u8 enforce;          // 0: judge and count, but pass everything
 const volatile __u8 recover;          // user space wants to see sources that are not bound
 const volatile __u8 generic;          // frames from user space come back to this program
@@ -51,7 +54,7 @@ const volatile __u64 up_burst = 800000000; // ns worth of them at once
 const volatile __u64 sample_interval = 10000000; // ns between samples of a port's drops
 
 struct binding {
-	__u64 until; // CLOCK_MONOTONIC
+	__u64 until; // jiffies
 	__u32 port;  // 0: any
 	__u32 vlan;  // outer << 16 | inner
 	__u8 mac[6]; // 0: any
@@ -127,7 +130,7 @@ struct {
 
 static __always_inline void count(__u32 reason)
 {
-	__u32 key = slot * NUM_REASONS + reason;
+	__u32 key = first_counter + reason;
 	__u64 *n = bpf_map_lookup_elem(&counters, &key);
 
 	if (n)
@@ -202,70 +205,79 @@ static __noinline int hand_up(struct xdp_md *ctx, __u32 reason)
 	return enforce && reason != COPY ? XDP_DROP : XDP_PASS;
 }
 
-#define MIX 0x9e3779b97f4a7c15ULL
+// A binding in words, as the sum and the comparisons take them.
+struct words {
+	__u64 until, at, who; // at: port | vlan << 32; who: mac | flags << 48
+};
 
-// sum_of seals a binding to its address, as sum in program.go does.
-static __always_inline __u64 sum_of(const struct in6_addr *a, const struct binding *b)
+// sum_of seals a binding to its address, as sum in program.go does. Any change of
+// a single word changes it, for the factors are odd.
+static __always_inline __u64 sum_of(const __u64 *key, const struct words *w)
 {
-	const __u64 *k = (const __u64 *)a, *v = (const __u64 *)b;
-	__u64 s = MIX;
-
-	s = (s ^ k[0]) * MIX;
-	s = (s ^ k[1] ^ s >> 32) * MIX;
-	s = (s ^ v[0] ^ s >> 32) * MIX;
-	s = (s ^ v[1] ^ s >> 32) * MIX;
-	s = (s ^ v[2] ^ s >> 32) * MIX;
-	return s ^ s >> 32;
+	return (key[0] * 0x9e3779b97f4a7c15ULL + key[1] * 0xc2b2ae3d27d4eb4fULL + w->until * 0x165667b19e3779f9ULL +
+		w->at * 0xd6e8feb86659fd93ULL + w->who * 0xff51afd7ed558ccdULL) ^ 0x27d4eb2f165667c5ULL;
 }
 
-// find copies the binding of an address. The kernel may give a deleted element to
-// another key while it is being read; the sum tells.
-static __always_inline int find(struct in6_addr *a, struct binding *out)
+// find copies the binding of an address, which is at a place in memory and in two
+// words. The kernel may give a deleted element to another key while it is being
+// read; the sum tells.
+static __always_inline int find(const void *at, const __u64 *key, struct words *out)
 {
 	for (int i = 0; i < 4; i++) {
-		struct binding *b = bpf_map_lookup_elem(&bindings, a);
+		const volatile __u64 *b = bpf_map_lookup_elem(&bindings, at);
 
 		if (!b)
 			return 0;
-		__builtin_memcpy(out, b, sizeof(*out));
-		barrier();
-		if (sum_of(a, out) == out->sum)
+		out->until = b[0];
+		out->at = b[1];
+		out->who = b[2];
+		if (sum_of(key, out) == b[3])
 			return 1;
 	}
 	return -1;
 }
 
-static __always_inline int mac_is(const struct binding *b, const __u8 *mac)
-{
-	__u8 d = 0, any = 0;
+#define MAC_OF(who) ((who) << 16)
 
-	for (int i = 0; i < 6; i++) {
-		d |= b->mac[i] ^ mac[i];
-		any |= b->mac[i];
-	}
-	return !d || !any;
+// differs tells why a host may not use an address whose binding is not exactly
+// that of a source: perhaps it may.
+static __noinline __u32 differs(__u64 until, __u64 at, __u64 who, __u64 here, __u64 mac)
+{
+	if (bpf_jiffies64() >= until)
+		return EXPIRED;
+	if (!(__u32)at && !MAC_OF(who))
+		return HAND_UP; // leased; user space finds out to whom
+	if (((__u32)at && (__u32)at != (__u32)here) || (!(who >> 48 & ANY_VLAN) && at >> 32 != here >> 32) ||
+	    (MAC_OF(who) && MAC_OF(who) != MAC_OF(mac)))
+		return WRONG_ANCHOR;
+	return VALID;
 }
 
-// source judges an address that a host uses as its own.
-static __always_inline __u32 source(struct in6_addr *a, __u32 vlan, const __u8 *mac, int link_local)
+// is_link_local tells an address of fe80::/10 by its first word.
+static __always_inline int is_link_local(__u64 first)
 {
-	struct binding b;
+	return (first & bpf_cpu_to_be64(0xffc0ULL << 48)) == bpf_cpu_to_be64(0xfe80ULL << 48);
+}
 
-	switch (find(a, &b)) {
+// source judges an address that a host uses as its own: here is its port and VLAN,
+// as in words, and mac its link-layer address.
+static __always_inline __u32 source(const void *addr, const __u64 *key, __u64 here, __u64 mac)
+{
+	struct words w;
+	__u32 reason;
+
+	switch (find(addr, key, &w)) {
 	case 0:
-		return link_local || recover ? HAND_UP : UNBOUND;
+		return is_link_local(key[0]) || recover ? HAND_UP : UNBOUND;
 	case 1:
 		break;
 	default:
 		return HAND_UP;
 	}
-	if (bpf_ktime_get_coarse_ns() >= b.until)
-		return link_local ? HAND_UP : EXPIRED;
-	if (!b.port && !(b.mac[0] | b.mac[1] | b.mac[2] | b.mac[3] | b.mac[4] | b.mac[5]))
-		return HAND_UP; // leased; user space finds out to whom
-	if ((b.port && b.port != port) || (!(b.flags & ANY_VLAN) && b.vlan != vlan) || !mac_is(&b, mac))
-		return link_local ? HAND_UP : WRONG_ANCHOR; // it may have moved
-	return VALID;
+	if (likely(w.at == here && w.who == mac && bpf_jiffies64() < w.until))
+		return VALID;
+	reason = differs(w.until, w.at, w.who, here, mac);
+	return reason != VALID && is_link_local(key[0]) ? HAND_UP : reason; // it may have moved
 }
 
 #define DHCP_CLIENT 546
@@ -287,8 +299,8 @@ __noinline __u32 discovery(struct xdp_md *ctx, __u32 off, __u32 end)
 		__u8 flags[4];
 		struct in6_addr target;
 	} m;
-	__u8 mac[6], h[8];
-	__u32 vlan = 0, ip = 12, link_local, reason;
+	__u8 mac[8] = {}, h[8];
+	__u32 vlan = 0, ip = 12, reason;
 
 	if (bpf_xdp_load_bytes(ctx, 6, mac, 6) || bpf_xdp_load_bytes(ctx, ip, h, 2))
 		return MALFORMED;
@@ -324,8 +336,11 @@ __noinline __u32 discovery(struct xdp_md *ctx, __u32 off, __u32 end)
 		off += h[1] * 8;
 	}
 	if (m.type == ND_ADVERTISEMENT) {
-		link_local = (m.target.s6_addr16[0] & bpf_htons(0xffc0)) == bpf_htons(0xfe80);
-		reason = source(&m.target, vlan, mac, link_local);
+		__u64 target[2], who;
+
+		__builtin_memcpy(target, &m.target, sizeof(target));
+		__builtin_memcpy(&who, mac, sizeof(who));
+		reason = source(target, target, (__u64)vlan << 32 | port, who);
 		if (reason != VALID)
 			return reason;
 	}
@@ -334,13 +349,17 @@ __noinline __u32 discovery(struct xdp_md *ctx, __u32 off, __u32 end)
 
 #define MAX_HEADERS 16 // as many as user space follows
 
-// upper judges what a bound host sends, by the header behind its IPv6 header. The
-// packet goes from off to end; what is in the frame behind it is padding.
-static __noinline __u32 upper(struct xdp_md *ctx, __u32 off, __u32 end, __u32 next)
+// upper judges what a bound host sends, by the headers behind its IPv6 header, which
+// ends at off. What is in the frame behind the packet is padding.
+static __noinline __u32 upper(struct xdp_md *ctx, __u32 off)
 {
-	int fragment = 0;
+	__u32 end, next, fragment = 0;
 	__u8 h[8];
 
+	if (bpf_xdp_load_bytes(ctx, off - sizeof(struct ipv6hdr), h, 8))
+		return MALFORMED;
+	end = off + (h[4] << 8 | h[5]);
+	next = h[6];
 	for (int i = 0; i < MAX_HEADERS; i++) {
 		if (off > end)
 			return MALFORMED;
@@ -359,7 +378,7 @@ static __noinline __u32 upper(struct xdp_md *ctx, __u32 off, __u32 end, __u32 ne
 			if (end - off < 4 || bpf_xdp_load_bytes(ctx, off, h, 4))
 				return VALID; // too short to say anything to anybody
 			next = h[2] << 8 | h[3];
-			if (h[0] == DHCP_SERVER >> 8 && h[1] == (DHCP_SERVER & 0xff) && (next == DHCP_CLIENT || next == DHCP_SERVER))
+			if ((h[0] << 8 | h[1]) == DHCP_SERVER && (next == DHCP_CLIENT || next == DHCP_SERVER))
 				return MARTIAN;
 			return next == DHCP_SERVER ? HAND_UP : VALID;
 		case IPPROTO_HOPOPTS:
@@ -400,55 +419,62 @@ static __always_inline __u32 judge(struct xdp_md *ctx)
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 	struct ipv6hdr *ip;
-	struct in6_addr src;
-	__u8 mac[6];
-	__u32 vlan = 0, off = sizeof(*eth), next, reason;
-	__u16 proto, len;
-	int link_local;
+	__u64 src[2], mac;
+	__u32 vlan = 0, off = sizeof(*eth), len, plain = 0, reason;
+	__u16 proto;
 
 	if ((void *)(eth + 1) > end)
 		return MALFORMED;
-	__builtin_memcpy(mac, eth->h_source, 6);
+	mac = *(__u32 *)eth->h_source | (__u64)*(__u16 *)(eth->h_source + 4) << 32;
 	proto = eth->h_proto;
-	for (int i = 0; i < 2; i++) {
-		__be16 *tag = data + off; // tag control information, then the protocol
+	if (proto != bpf_htons(ETH_P_IPV6)) {
+		for (int i = 0; i < 2; i++) {
+			__be16 *tag = data + off; // tag control information, then the protocol
 
-		if (proto != bpf_htons(ETH_P_8021Q) && proto != bpf_htons(ETH_P_8021AD))
-			break;
-		if ((void *)(tag + 2) > end)
+			if (proto != bpf_htons(ETH_P_8021Q) && proto != bpf_htons(ETH_P_8021AD))
+				break;
+			if ((void *)(tag + 2) > end)
+				return MALFORMED;
+			vlan |= (bpf_ntohs(tag[0]) & 0xfff) << (i ? 0 : 16);
+			proto = tag[1];
+			off += 4;
+		}
+		if (proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD))
 			return MALFORMED;
-		vlan |= (bpf_ntohs(tag[0]) & 0xfff) << (i ? 0 : 16);
-		proto = tag[1];
-		off += 4;
+		if (proto != bpf_htons(ETH_P_IPV6))
+			return NOT_IPV6;
 	}
-	if (proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD))
-		return MALFORMED;
-	if (proto != bpf_htons(ETH_P_IPV6))
-		return NOT_IPV6;
 	ip = data + off;
 	if ((void *)(ip + 1) > end || ip->version != 6)
 		return MALFORMED;
 	off += sizeof(*ip);
-	len = ip->payload_len;
+	len = bpf_ntohs(ip->payload_len);
 	if (!len)
 		return HAND_UP;
-	if (bpf_xdp_get_buff_len(ctx) - off < bpf_ntohs(len))
-		return MALFORMED;
-	src = ip->saddr;
-	next = ip->nexthdr;
-	if (mac[0] & 1 || src.s6_addr[0] == 0xff)
+	if (end - (void *)(ip + 1) < len && bpf_xdp_get_buff_len(ctx) - off < len)
+		return MALFORMED; // nor is the rest in another buffer
+	__builtin_memcpy(src, &ip->saddr, sizeof(src));
+	if (mac & 1 || *(__u8 *)&ip->saddr == 0xff)
 		return MARTIAN;
-	if (!src.s6_addr32[0] && !src.s6_addr32[1]) {
-		if (!src.s6_addr32[2] && !src.s6_addr32[3])
-			return HAND_UP;
-		if ((!src.s6_addr32[2] && src.s6_addr32[3] == bpf_htonl(1)) || src.s6_addr32[2] == bpf_htonl(0xffff))
+	if (!src[0]) {
+		if (!src[1])
+			return HAND_UP; // "::"
+		if (src[1] == bpf_cpu_to_be64(1) || (__u32)src[1] == bpf_htonl(0xffff))
 			return MARTIAN;
 	}
-	link_local = (src.s6_addr16[0] & bpf_htons(0xffc0)) == bpf_htons(0xfe80);
-	reason = source(&src, vlan, mac, link_local);
-	if (reason != VALID || next == IPPROTO_TCP)
+	// Most packets are plain: their source is all that counts. That is found out
+	// before the lookup, over which the program can keep little.
+	if (ip->nexthdr == IPPROTO_TCP) {
+		plain = 1;
+	} else if (ip->nexthdr == IPPROTO_UDP && len >= 4) {
+		__be16 *ports = (void *)(ip + 1);
+
+		plain = (void *)(ports + 2) <= end && ports[0] != bpf_htons(DHCP_SERVER) && ports[1] != bpf_htons(DHCP_SERVER);
+	}
+	reason = source(&ip->saddr, src, (__u64)vlan << 32 | port, mac);
+	if (reason != VALID || plain)
 		return reason;
-	return upper(ctx, off, off + bpf_ntohs(len), next);
+	return upper(ctx, off);
 }
 
 // readmit lets a frame pass that user space has sent back, where the kernel runs
@@ -537,6 +563,21 @@ int gid_trusted(struct xdp_md *ctx)
 SEC("xdp")
 int gid_pass(struct xdp_md *ctx)
 {
+	return XDP_PASS;
+}
+
+// gid_clock writes the kernel's two clocks, jiffies and the monotonic one in
+// nanoseconds, into the packet: user space tells bindings' ends in jiffies, which
+// cost nothing to read, and has to learn how long one is.
+SEC("xdp")
+int gid_clock(struct xdp_md *ctx)
+{
+	__u64 *out = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+
+	if (out + 2 > end)
+		return XDP_ABORTED;
+	out[0] = bpf_jiffies64();
+	out[1] = bpf_ktime_get_ns();
 	return XDP_PASS;
 }
 

@@ -60,10 +60,12 @@ const (
 	objectsMapPaces          = "paces"
 	objectsMapRooms          = "rooms"
 	objectsProgGidAccess     = "gid_access"
+	objectsProgGidClock      = "gid_clock"
 	objectsProgGidLookup     = "gid_lookup"
 	objectsProgGidPass       = "gid_pass"
 	objectsProgGidTrusted    = "gid_trusted"
 	objectsVarEnforce        = "enforce"
+	objectsVarFirstCounter   = "first_counter"
 	objectsVarGeneric        = "generic"
 	objectsVarPort           = "port"
 	objectsVarRecover        = "recover"
@@ -117,6 +119,7 @@ type objectsSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectsProgramSpecs struct {
 	GidAccess  *ebpf.ProgramSpec `ebpf:"gid_access"`
+	GidClock   *ebpf.ProgramSpec `ebpf:"gid_clock"`
 	GidLookup  *ebpf.ProgramSpec `ebpf:"gid_lookup"`
 	GidPass    *ebpf.ProgramSpec `ebpf:"gid_pass"`
 	GidTrusted *ebpf.ProgramSpec `ebpf:"gid_trusted"`
@@ -139,6 +142,7 @@ type objectsMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectsVariableSpecs struct {
 	Enforce        *ebpf.VariableSpec `ebpf:"enforce"`
+	FirstCounter   *ebpf.VariableSpec `ebpf:"first_counter"`
 	Generic        *ebpf.VariableSpec `ebpf:"generic"`
 	Port           *ebpf.VariableSpec `ebpf:"port"`
 	Recover        *ebpf.VariableSpec `ebpf:"recover"`
@@ -193,6 +197,7 @@ func (m *objectsMaps) Close() error {
 // It can be passed to loadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectsVariables struct {
 	Enforce        *ebpf.Variable `ebpf:"enforce"`
+	FirstCounter   *ebpf.Variable `ebpf:"first_counter"`
 	Generic        *ebpf.Variable `ebpf:"generic"`
 	Port           *ebpf.Variable `ebpf:"port"`
 	Recover        *ebpf.Variable `ebpf:"recover"`
@@ -208,6 +213,7 @@ type objectsVariables struct {
 // It can be passed to loadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectsPrograms struct {
 	GidAccess  *ebpf.Program `ebpf:"gid_access"`
+	GidClock   *ebpf.Program `ebpf:"gid_clock"`
 	GidLookup  *ebpf.Program `ebpf:"gid_lookup"`
 	GidPass    *ebpf.Program `ebpf:"gid_pass"`
 	GidTrusted *ebpf.Program `ebpf:"gid_trusted"`
@@ -216,6 +222,7 @@ type objectsPrograms struct {
 func (p *objectsPrograms) Close() error {
 	return _ObjectsClose(
 		p.GidAccess,
+		p.GidClock,
 		p.GidLookup,
 		p.GidPass,
 		p.GidTrusted,

@@ -53,6 +53,7 @@ type Program struct {
 	handedUp []*ringbuf.Reader // of each port
 	drops    *ringbuf.Reader
 	pass     *ebpf.Program
+	clock    clock
 	ticket   [16]byte
 	pin      string
 	closers  []interface{ Close() error }
@@ -130,6 +131,13 @@ func Load(o Options) (_ *Program, err error) {
 			return nil, err
 		}
 	}
+	reader, err := p.program(spec, common, objectsProgGidClock, nil)
+	if err != nil {
+		return nil, err
+	}
+	if p.clock, err = readClock(reader); err != nil {
+		return nil, err
+	}
 	if p.pass, err = p.program(spec, common, objectsProgGidPass, nil); err != nil {
 		return nil, err
 	}
@@ -196,7 +204,7 @@ func (p *Program) attach(o Options, spec *ebpf.CollectionSpec, common map[string
 	own[objectsMapHandedUp] = ring
 	load := func(generic bool) (*ebpf.Program, error) {
 		constants := map[string]any{
-			objectsVarPort: port.Index, objectsVarSlot: uint32(slot), objectsVarTicket: p.ticket,
+			objectsVarPort: port.Index, objectsVarSlot: uint32(slot), objectsVarFirstCounter: uint32(slot * int(sava.NumReasons)), objectsVarTicket: p.ticket,
 			objectsVarEnforce: flag(o.Enforce), objectsVarGeneric: flag(generic), objectsVarRecover: flag(o.Recover),
 		}
 		if port.Trusted {
@@ -367,38 +375,19 @@ func (p *Program) Close() error {
 	return errors.Join(errs...)
 }
 
-// monotonic returns the kernel's clock, by which bindings end there, in
-// nanoseconds.
-func monotonic() int64 {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // this clock is always there
-	return ts.Nano()
-}
-
 const anyVLAN = 1 // of flags
 
 // sum seals a binding to its address, as sum_of in filter.c does.
 func sum(key *[16]byte, b *objectsBinding) uint64 {
-	const mix = 0x9e3779b97f4a7c15
-	words := [5]uint64{
-		binary.LittleEndian.Uint64(key[:8]), binary.LittleEndian.Uint64(key[8:]), b.Until, uint64(b.Port) | uint64(b.Vlan)<<32,
-		uint64(binary.LittleEndian.Uint32(b.Mac[:])) | uint64(binary.LittleEndian.Uint16(b.Mac[4:]))<<32 | uint64(b.Flags)<<48,
-	}
-	s := uint64(mix)
-	s = (s ^ words[0]) * mix
-	for _, w := range words[1:] {
-		s = (s ^ w ^ s>>32) * mix
-	}
-	return s ^ s>>32
+	return (binary.LittleEndian.Uint64(key[:8])*0x9e3779b97f4a7c15 + binary.LittleEndian.Uint64(key[8:])*0xc2b2ae3d27d4eb4f +
+		b.Until*0x165667b19e3779f9 + (uint64(b.Port)|uint64(b.Vlan)<<32)*0xd6e8feb86659fd93 +
+		(uint64(binary.LittleEndian.Uint32(b.Mac[:]))|uint64(binary.LittleEndian.Uint16(b.Mac[4:]))<<32|uint64(b.Flags)<<48)*0xff51afd7ed558ccd) ^ 0x27d4eb2f165667c5
 }
 
 // seal makes the kernel's form of a binding.
-func seal(addr netip.Addr, b sava.Binding, now time.Time, mono int64) (key [16]byte, v objectsBinding) {
+func (c *clock) seal(addr netip.Addr, b sava.Binding) (key [16]byte, v objectsBinding) {
 	key = addr.As16()
-	v = objectsBinding{Port: b.Port, Vlan: b.VLAN, Mac: b.MAC}
-	if until := mono + int64(b.Until.Sub(now)); until > 0 {
-		v.Until = uint64(until)
-	}
+	v = objectsBinding{Port: b.Port, Vlan: b.VLAN, Mac: b.MAC, Until: c.jiffiesAt(b.Until)}
 	if b.AnyVLAN {
 		v.Flags = anyVLAN
 	}
@@ -408,7 +397,7 @@ func seal(addr netip.Addr, b sava.Binding, now time.Time, mono int64) (key [16]b
 
 // Bind implements [sava.Mirror].
 func (p *Program) Bind(addr netip.Addr, b sava.Binding) error {
-	key, v := seal(addr, b, time.Now(), monotonic())
+	key, v := p.clock.seal(addr, b)
 	return p.bindings.Update(&key, &v, ebpf.UpdateAny)
 }
 
@@ -432,7 +421,6 @@ func (p *Program) Adopt(now time.Time, f func(addr netip.Addr, b sava.Binding, n
 		objectsBinding
 	}
 	var all []kernelBinding // first, for f changes the map
-	mono := monotonic()
 	it := p.bindings.Iterate()
 	for it.Next(&key, &v) {
 		all = append(all, kernelBinding{key, v})
@@ -444,7 +432,7 @@ func (p *Program) Adopt(now time.Time, f func(addr netip.Addr, b sava.Binding, n
 		key, v := k.key, k.objectsBinding
 		b := sava.Binding{
 			Anchor: sava.Anchor{Port: v.Port, VLAN: v.Vlan, MAC: v.Mac}, AnyVLAN: v.Flags&anyVLAN != 0,
-			Until: now.Add(time.Duration(int64(v.Until) - mono)),
+			Until: p.clock.timeOf(v.Until),
 		}
 		gone := b.Port != 0 && !slices.ContainsFunc(p.ports, func(a attached) bool { return a.Index == b.Port })
 		if gone || v.Sum != sum(&key, &v) || !now.Before(b.Until) || f(netip.AddrFrom16(key), b, now) != nil {

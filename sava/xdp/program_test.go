@@ -49,7 +49,7 @@ type cable struct {
 	in           *net.UDPConn
 }
 
-func newCable(t *testing.T) *cable {
+func newCable(t testing.TB) *cable {
 	t.Helper()
 	lab, err := netlab.New()
 	if err != nil {
@@ -97,7 +97,7 @@ func newCable(t *testing.T) *cable {
 	return c
 }
 
-func (c *cable) load(t *testing.T, o Options) *Program {
+func (c *cable) load(t testing.TB, o Options) *Program {
 	t.Helper()
 	var p *Program
 	o.Ports = []Port{{Index: c.port, Name: "port0"}}
