@@ -1,6 +1,7 @@
 // Demo shows the project's main job in a lab of network namespaces on this
-// machine: real DHCPv6 clients get traceable-anonymous addresses, and a warrant
-// with two of three trustees recovers the EIDs behind them.
+// machine: real DHCPv6 clients get traceable-anonymous addresses, only they can
+// send from them, and a warrant with two of three trustees recovers the EIDs behind
+// them.
 package main
 
 import (
@@ -25,6 +26,8 @@ const (
 	flatMAC  = "02:00:00:00:00:02"
 	flatLine = "line-4711"
 	flatEID  = "subscriber:line-4711"
+
+	neighbourMAC = "02:00:00:00:00:03"
 )
 
 func main() {
@@ -72,7 +75,7 @@ func demo(lab *netlab.Lab, bin string) error {
 	title("An ISP, a court, the police and three trustees make their keys")
 	isp, err := lab.NewISP(netlab.ISPOptions{
 		Bin: bin, LogLevel: "debug", Lease: "preferred = \"30m\"\nvalid = \"1h\"",
-		Table: map[string]string{homeMAC: homeEID},
+		Table: map[string]string{homeMAC: homeEID}, LeaseQuery: true,
 	})
 	if err != nil {
 		return err
@@ -80,29 +83,40 @@ func demo(lab *netlab.Lab, bin string) error {
 	say("trustees: judge, regulator and isp, any two of whom open an NID together")
 	say("a static table for a direct client, sealed by gidserver seal-table")
 
-	title("Two homes: one on the server's link, one behind ISC dhcrelay")
+	title("Two homes: one on the server's link, one at an access device behind ISC dhcrelay")
 	home, err := lab.Namespace("home")
-	if err != nil {
-		return err
-	}
-	flat, err := lab.Namespace("flat")
 	if err != nil {
 		return err
 	}
 	if err := isp.Direct(home, homeMAC); err != nil {
 		return err
 	}
-	relay, err := isp.Relayed(flat, flatMAC)
+	device, err := isp.Access()
 	if err != nil {
 		return err
 	}
-	if _, err := isp.DHCRelay(relay, flatLine); err != nil {
+	flat, err := device.Host("flat", flatMAC)
+	if err != nil {
+		return err
+	}
+	neighbour, err := device.Host("neighbour", neighbourMAC)
+	if err != nil {
+		return err
+	}
+	if err := device.TrustFilter(); err != nil {
+		return err
+	}
+	if _, err := isp.DHCRelay(device.Router, flatLine); err != nil {
 		return err
 	}
 	if err := isp.Serve(); err != nil {
 		return err
 	}
 	say("gidserver is serving; dhcrelay names the second home's line by a Subscriber-ID")
+	if err := device.StartFilter(device.FollowServer()...); err != nil {
+		return err
+	}
+	say("gidfilter guards the device's ports and follows the server's leases")
 
 	title("ISC dhclient, unmodified, asks for an address in each")
 	homeAddr, err := lease(home, netlab.DirectPrefix)
@@ -138,6 +152,10 @@ func demo(lab *netlab.Lab, bin string) error {
 		return fmt.Errorf("an invented address was not called forged: %q, %v", out, err)
 	}
 	say("%s  →  forged (nobody leased it)", forged)
+
+	if err := filter(isp, device, flat, neighbour, flatAddr); err != nil {
+		return err
+	}
 
 	title("gidserver's files and log hold no EID")
 	for _, secret := range []string{"alice", flatLine} {
@@ -188,6 +206,76 @@ func lease(home *netlab.Namespace, prefix string) (addr netip.Addr, err error) {
 		return fmt.Errorf("dhclient got no address; it wrote:\n%s", c.Log())
 	})
 	return addr, err
+}
+
+// filter shows that the flat can send from its address, and its neighbour at the
+// same device can not.
+func filter(isp *netlab.ISP, device *netlab.Access, flat, neighbour *netlab.Namespace, addr netip.Addr) error {
+	title("Only the flat can send from its address")
+	if err := netlab.Until(10*time.Second, func() error {
+		all, err := device.Bindings()
+		if err == nil && !slices.ContainsFunc(all, func(b netlab.Binding) bool { return b.Address == addr.String() && b.Interface == "port0" }) {
+			err = fmt.Errorf("%s is not bound to the flat's port; bindings: %+v", addr, all)
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	out, err := device.Run("bindings")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(out) {
+		say("%s", strings.TrimRight(line, "\n"))
+	}
+	say("")
+	// The neighbour takes the address and knows the router's link-layer address,
+	// so that nothing but the filter is in its way.
+	mac, err := device.Router.LinkLayer("down0")
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(
+		neighbour.Do("ip", "address", "add", addr.String()+"/128", "dev", "eth0", "nodad"),
+		neighbour.Do("ip", "neighbour", "replace", netlab.RelayDown, "lladdr", mac, "dev", "eth0"),
+	); err != nil {
+		return err
+	}
+	for _, host := range []struct {
+		who    string
+		ns     *netlab.Namespace
+		passes bool
+	}{{"the flat", flat, true}, {"its neighbour", neighbour, false}} {
+		if err := errors.Join(host.ns.Do("ip", "route", "replace", netlab.RelayDown, "dev", "eth0"),
+			host.ns.Do("ip", "route", "replace", "default", "via", netlab.RelayDown, "dev", "eth0")); err != nil {
+			return err
+		}
+		f, err := netlab.StartFlow(host.ns, addr, isp.Host, netip.MustParseAddr(netlab.ServerAddr), 100, 10*time.Millisecond)
+		if err != nil {
+			return err
+		}
+		time.Sleep(500 * time.Millisecond)
+		sent, lost, _, err := f.Stop()
+		if err != nil {
+			return err
+		}
+		if host.passes && lost > 0 || !host.passes && lost < sent || sent == 0 {
+			return fmt.Errorf("%s sent %d datagrams and %d were lost", host.who, sent, lost)
+		}
+		say("%-14s sends %d datagrams from it: %d come back", host.who, sent, sent-lost)
+	}
+	if out, err = device.Run("drops"); err != nil {
+		return err
+	}
+	if !strings.Contains(out, "wrong-anchor") || !strings.Contains(out, addr.String()) {
+		return fmt.Errorf("gidfilter does not tell of the drops: %q", out)
+	}
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	say("")
+	say("gidfilter drops:")
+	say("%s", lines[0])
+	say("%s", lines[len(lines)-1])
+	return nil
 }
 
 // trace takes the steps of a trace and shows each command.

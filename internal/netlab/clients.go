@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -33,6 +34,12 @@ func (n *Namespace) Addresses(iface string) ([]netip.Addr, error) {
 		}
 	}
 	return addrs, nil
+}
+
+// LinkLayer returns the link-layer address of an interface.
+func (n *Namespace) LinkLayer(iface string) (string, error) {
+	out, err := n.Output("cat", "/sys/class/net/"+iface+"/address")
+	return strings.TrimSpace(out), err
 }
 
 // Client is a DHCPv6 client of the distribution on an interface of a host.
