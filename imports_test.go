@@ -16,7 +16,7 @@ import (
 // to another package of the same height; docs/architecture.md draws it.
 var layer = map[string]int{
 	"idcodec": 0,
-	"eidauth": 1, "lease": 1,
+	"eidauth": 1, "lease": 1, "ledgeranchor": 1,
 	"dhcpv6": 2, "sava": 2, "trace": 2,
 	"cmd": 3,
 }

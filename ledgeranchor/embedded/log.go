@@ -1,0 +1,583 @@
+// Package embedded is the ledger of one machine: a transparency log on its disk
+// (tessera, in the format of C2SP tlog-tiles), with signed checkpoints, and an index
+// beside it that can be made anew from the log at any time.
+//
+// Several processes may have it open and append: a lock in the log's directory puts
+// them in order, and each batch is looked for in the log before it is added.
+package embedded
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/transparency-dev/merkle/rfc6962"
+	"github.com/transparency-dev/tessera"
+	"github.com/transparency-dev/tessera/api"
+	"github.com/transparency-dev/tessera/client"
+	"github.com/transparency-dev/tessera/fsck"
+	"github.com/transparency-dev/tessera/storage/posix"
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"brightgid/ledgeranchor"
+)
+
+// Files of a ledger's directory.
+const (
+	logDir    = "log"       // the log itself, which may be published as it is
+	keyFile   = "log.key"   // its signing key (C2SP signed-note), mode 0600
+	vkeyFile  = "log.vkey"  // the public part
+	rootsFile = "roots.pem" // certificates of members, or of those who issue theirs
+	lockFile  = "append.lock"
+	indexFile = "index.sqlite"
+)
+
+// Timers and sizes of the log.
+const (
+	batchAge           = time.Millisecond       // until a batch that is not full is written; the committer gathers already
+	batchSize          = 1024                   // records that are written and integrated at once
+	checkpointInterval = 100 * time.Millisecond // the least that tessera allows
+	maxCommit          = 8192                   // records of one commit
+
+	// proofPoll is how often a checkpoint is looked for that covers a record.
+	proofPoll = 10 * time.Millisecond
+)
+
+// Errors of Open.
+var (
+	// ErrTampered says that a log's files do not fit its checkpoint.
+	ErrTampered = errors.New("the log was tampered with")
+
+	// ErrInUse says that this process has the ledger open already.
+	ErrInUse = errors.New("this process has the ledger open already")
+)
+
+// Create makes a ledger's directory: an empty log with a key of its own, under a
+// name (its origin, such as "isp.example/gid-ledger") that no other log may have.
+func Create(dir, origin string, roots []*x509.Certificate) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	skey, vkey, err := note.GenerateKey(rand.Reader, origin)
+	if err != nil {
+		return fmt.Errorf("the log's name %q: %w", origin, err)
+	}
+	var certs []byte
+	for _, c := range roots {
+		certs = append(certs, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	for _, f := range []struct {
+		name string
+		text string
+		mode os.FileMode
+	}{{keyFile, skey + "\n", 0o600}, {vkeyFile, vkey + "\n", 0o644}, {rootsFile, string(certs), 0o644}} {
+		w, err := os.OpenFile(filepath.Join(dir, f.name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, f.mode)
+		if err != nil {
+			return err
+		}
+		_, err = w.WriteString(f.text)
+		if err := errors.Join(err, w.Sync(), w.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Options are what Open needs.
+type Options struct {
+	Log *slog.Logger // nil for none
+	Now func() time.Time
+}
+
+// Ledger is an embedded ledger. It implements [ledgeranchor.Ledger].
+type Ledger struct {
+	*Reader
+	dir      string
+	index    *index
+	now      func() time.Time
+	log      *slog.Logger
+	lock     *os.File
+	appender *tessera.Appender
+	reader   tessera.LogReader
+	stop     context.CancelFunc
+	shutdown func(context.Context) error
+
+	requests  chan *request
+	committed sync.WaitGroup
+	closing   sync.RWMutex // held for reading by those who send requests
+	closed    bool
+}
+
+// request is a call of Append.
+type request struct {
+	records []*ledgeranchor.Record
+	entries [][]byte
+	names   []ledgeranchor.Hash
+	done    chan error
+	places  []ledgeranchor.Receipt
+}
+
+var (
+	openMu sync.Mutex
+	opened = make(map[string]bool)
+
+	quiet sync.Once
+)
+
+// Open opens a ledger to append to it, and checks that its log is whole: every
+// entry is read and hashed anew. [ErrTampered] tells when it is not.
+func Open(ctx context.Context, dir string, o Options) (_ *Ledger, err error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	quiet.Do(func() { klog.SetSlogLogger(slog.New(slog.DiscardHandler)) }) // tessera's errors are returned as well
+	path, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return nil, err
+	}
+	openMu.Lock()
+	busy := opened[path]
+	opened[path] = true
+	openMu.Unlock()
+	if busy {
+		return nil, fmt.Errorf("ledger %s: %w", dir, ErrInUse)
+	}
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	l := &Ledger{dir: path, now: o.Now, log: o.Log, stop: stop, requests: make(chan *request, 64)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("ledger %s: %w", dir, err), l.release())
+		}
+	}()
+	skey, err := readKey(filepath.Join(path, keyFile))
+	if err != nil {
+		return nil, err
+	}
+	signer, err := note.NewSigner(skey)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", keyFile, err)
+	}
+	verifier, roots, err := ReadTrust(filepath.Join(path, vkeyFile), filepath.Join(path, rootsFile))
+	if err != nil {
+		return nil, err
+	}
+	if signer.Name() != verifier.Name() || signer.KeyHash() != verifier.KeyHash() {
+		return nil, fmt.Errorf("%s is not the key of %s", vkeyFile, keyFile)
+	}
+	if l.lock, err = os.OpenFile(filepath.Join(path, lockFile), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600); err != nil {
+		return nil, err
+	}
+	if l.index, err = openIndex(ctx, filepath.Join(path, indexFile)); err != nil {
+		return nil, err
+	}
+	l.Reader = NewReader(client.FileFetcher{Root: filepath.Join(path, logDir)}, verifier, roots)
+	unlock, err := l.exclusive()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if _, err := os.Stat(filepath.Join(path, logDir, "checkpoint")); err == nil {
+		if err := l.Reader.CheckFiles(ctx); err != nil {
+			return nil, err
+		}
+	} else if n, err := l.index.size(ctx); err != nil || n > 0 {
+		return nil, errors.Join(fmt.Errorf("%w: its checkpoint is missing", ErrTampered), err)
+	}
+	driver, err := posix.New(ctx, posix.Config{Path: filepath.Join(path, logDir)})
+	if err != nil {
+		return nil, err
+	}
+	l.appender, l.shutdown, l.reader, err = tessera.NewAppender(ctx, driver, tessera.NewAppendOptions().
+		WithCheckpointSigner(signer).WithBatching(batchSize, batchAge).
+		WithCheckpointInterval(checkpointInterval).WithCheckpointRepublishInterval(24*time.Hour))
+	if err != nil {
+		return nil, err
+	}
+	if err := l.loadMembers(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.catchUp(ctx); err != nil {
+		return nil, err
+	}
+	l.committed.Go(func() { l.commit(ctx) })
+	return l, nil
+}
+
+func readKey(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	if m := info.Mode().Perm(); m&0o077 != 0 {
+		return "", fmt.Errorf("%s has mode %04o, and others may read the log's key: chmod 0600", path, m)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, 4096))
+	return strings.TrimSpace(string(b)), err
+}
+
+// ReadTrust reads what a reader of a log has to trust: the log's public key and
+// the roots of its members.
+func ReadTrust(vkeyPath, rootsPath string) (note.Verifier, []*x509.Certificate, error) {
+	b, err := os.ReadFile(vkeyPath)
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := note.NewVerifier(strings.TrimSpace(string(b)))
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", vkeyPath, err)
+	}
+	text, err := os.ReadFile(rootsPath)
+	if err != nil {
+		return nil, nil, err
+	}
+	var roots []*x509.Certificate
+	for {
+		var block *pem.Block
+		if block, text = pem.Decode(text); block == nil {
+			return v, roots, nil
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", rootsPath, err)
+		}
+		roots = append(roots, c)
+	}
+}
+
+// exclusive waits until no other process appends. The lock ends with the process.
+func (l *Ledger) exclusive() (unlock func(), err error) {
+	for {
+		if err := unix.Flock(int(l.lock.Fd()), unix.LOCK_EX); err == nil {
+			return func() { _ = unix.Flock(int(l.lock.Fd()), unix.LOCK_UN) }, nil // closing it would as well
+		} else if !errors.Is(err, unix.EINTR) {
+			return nil, fmt.Errorf("locking the ledger: %w", err)
+		}
+	}
+}
+
+// release gives up all that the ledger holds.
+func (l *Ledger) release() error {
+	var errs []error
+	l.stop()
+	if l.index != nil {
+		errs = append(errs, l.index.Close())
+	}
+	if l.lock != nil {
+		errs = append(errs, l.lock.Close())
+	}
+	openMu.Lock()
+	delete(opened, l.dir)
+	openMu.Unlock()
+	return errors.Join(errs...)
+}
+
+// Close implements [ledgeranchor.Ledger]. It waits for appends that have begun.
+func (l *Ledger) Close() error {
+	l.closing.Lock()
+	if l.closed {
+		l.closing.Unlock()
+		return nil
+	}
+	l.closed = true
+	close(l.requests)
+	l.closing.Unlock()
+	l.committed.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return errors.Join(l.shutdown(ctx), l.release())
+}
+
+// Append implements [ledgeranchor.Ledger].
+func (l *Ledger) Append(ctx context.Context, records ...*ledgeranchor.Signed) ([]ledgeranchor.Receipt, error) {
+	if len(records) == 0 {
+		return nil, nil
+	}
+	decoded, err := l.members.CheckAll(records, l.now())
+	if errors.Is(err, ledgeranchor.ErrAuthor) { // another process may have taken the author's certificate
+		if err := l.lookAgain(ctx); err != nil {
+			return nil, err
+		}
+		decoded, err = l.members.CheckAll(records, l.now())
+	}
+	if err != nil {
+		return nil, err
+	}
+	r := &request{records: decoded, done: make(chan error, 1), places: make([]ledgeranchor.Receipt, len(records))}
+	for _, s := range records {
+		b, err := s.Encode()
+		if err != nil {
+			return nil, err
+		}
+		r.entries, r.names = append(r.entries, b), append(r.names, s.Name())
+	}
+	l.closing.RLock()
+	if l.closed {
+		l.closing.RUnlock()
+		return nil, os.ErrClosed
+	}
+	select {
+	case l.requests <- r:
+		l.closing.RUnlock()
+	case <-ctx.Done():
+		l.closing.RUnlock()
+		return nil, ctx.Err()
+	}
+	select {
+	case err := <-r.done:
+		if err != nil {
+			return nil, err
+		}
+		return r.places, nil
+	case <-ctx.Done():
+		return nil, ctx.Err() // it may be appended yet; to try again does no harm
+	}
+}
+
+// commit gathers requests and appends what they hold, until there are no more.
+func (l *Ledger) commit(ctx context.Context) {
+	for r := range l.requests {
+		batch, n := []*request{r}, len(r.entries)
+	gather:
+		for n < maxCommit {
+			select {
+			case r, ok := <-l.requests:
+				if !ok {
+					break gather
+				}
+				batch, n = append(batch, r), n+len(r.entries)
+			default:
+				break gather
+			}
+		}
+		err := l.append(ctx, batch)
+		if err != nil {
+			l.log.Error("records were not appended", "records", n, "error", err)
+		}
+		for _, r := range batch {
+			r.done <- err
+		}
+	}
+}
+
+// append adds the records of requests that the log does not have. It is done, and
+// all in the index, when it returns.
+func (l *Ledger) append(ctx context.Context, batch []*request) error {
+	unlock, err := l.exclusive()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := l.catchUp(ctx); err != nil {
+		return err
+	}
+	tx, err := l.index.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer tx.rollback()
+	next, err := l.index.size(ctx)
+	if err != nil {
+		return err
+	}
+	begun := next
+	fresh := make(map[ledgeranchor.Hash]uint64)
+	var futures []tessera.IndexFuture
+	for _, r := range batch {
+		for i, name := range r.names {
+			at, known := fresh[name]
+			if !known {
+				if at, known, err = tx.position(name); err != nil {
+					return err
+				}
+			}
+			if known {
+				r.places[i] = ledgeranchor.Receipt{Position: at, Known: true}
+				continue
+			}
+			r.places[i] = ledgeranchor.Receipt{Position: next}
+			fresh[name] = next
+			if err := tx.add(next, name, r.records[i]); err != nil {
+				return err
+			}
+			futures = append(futures, l.appender.Add(ctx, tessera.NewEntry(r.entries[i])))
+			next++
+		}
+	}
+	for i, f := range futures {
+		got, err := f()
+		if err != nil {
+			return err // what has come into the log, catchUp finds
+		}
+		if got.Index != begun+uint64(i) {
+			return fmt.Errorf("the log has put a record at %d, not at %d: another program writes to it without its lock", got.Index, begun+uint64(i))
+		}
+	}
+	return tx.commit(next)
+}
+
+// catchUp indexes what the log has and the index has not: what another process
+// appended, or one that was killed. The lock must be held.
+func (l *Ledger) catchUp(ctx context.Context) error {
+	indexed, err := l.index.size(ctx)
+	if err != nil {
+		return err
+	}
+	size, err := l.reader.IntegratedSize(ctx)
+	if err != nil {
+		return err
+	}
+	if indexed > size {
+		return fmt.Errorf("%w: it has %d records and had %d", ErrTampered, size, indexed)
+	}
+	for indexed < size {
+		tx, err := l.index.begin(ctx)
+		if err != nil {
+			return err
+		}
+		end := min(size, indexed+maxCommit)
+		for ; indexed < end; indexed++ {
+			s, err := l.entry(ctx, indexed, size)
+			if err != nil {
+				tx.rollback()
+				return err
+			}
+			r, err := l.members.Check(s)
+			if err != nil {
+				tx.rollback()
+				return fmt.Errorf("%w: record %d: %w", ErrTampered, indexed, err)
+			}
+			if err := tx.add(indexed, s.Name(), r); err != nil {
+				tx.rollback()
+				return err
+			}
+		}
+		if err := tx.commit(end); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lookAgain indexes what other processes have appended.
+func (l *Ledger) lookAgain(ctx context.Context) error {
+	unlock, err := l.exclusive()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return l.catchUp(ctx)
+}
+
+// loadMembers learns the certificates of those who have written to the log.
+func (l *Ledger) loadMembers(ctx context.Context) error {
+	for e, err := range l.Find(ctx, ledgeranchor.Query{Kind: ledgeranchor.KindCertificate}) {
+		if err != nil {
+			return err
+		}
+		if _, err := l.members.Check(e.Signed); err != nil {
+			return fmt.Errorf("%w: %w", ErrTampered, err)
+		}
+	}
+	return nil
+}
+
+// Get implements [ledgeranchor.Ledger].
+func (l *Ledger) Get(ctx context.Context, name ledgeranchor.Hash) (*ledgeranchor.Entry, error) {
+	at, known, err := l.index.position(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if !known {
+		return nil, ledgeranchor.ErrNotFound
+	}
+	return l.at(ctx, at)
+}
+
+func (l *Ledger) at(ctx context.Context, position uint64) (*ledgeranchor.Entry, error) {
+	size, err := l.reader.IntegratedSize(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return l.read(ctx, position, size)
+}
+
+// Find implements [ledgeranchor.Ledger].
+func (l *Ledger) Find(ctx context.Context, q ledgeranchor.Query) iter.Seq2[*ledgeranchor.Entry, error] {
+	return func(yield func(*ledgeranchor.Entry, error) bool) {
+		if err := q.Check(); err != nil {
+			yield(nil, err)
+			return
+		}
+		for at, err := range l.index.find(ctx, &q) {
+			var e *ledgeranchor.Entry
+			if err == nil {
+				e, err = l.at(ctx, at)
+			}
+			if !yield(e, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Prove implements [ledgeranchor.Ledger]. The proof is a [*ledgeranchor.LogProof].
+func (l *Ledger) Prove(ctx context.Context, name ledgeranchor.Hash) (ledgeranchor.Proof, error) {
+	at, known, err := l.index.position(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if !known {
+		return nil, ledgeranchor.ErrNotFound
+	}
+	return l.Reader.Prove(ctx, at)
+}
+
+// hashBundle returns the leaf hashes of a bundle of entries.
+func hashBundle(bundle []byte) ([][]byte, error) {
+	var b api.EntryBundle
+	if err := b.UnmarshalText(bundle); err != nil {
+		return nil, err
+	}
+	hashes := make([][]byte, len(b.Entries))
+	for i, e := range b.Entries {
+		hashes[i] = rfc6962.DefaultHasher.HashLeaf(e)
+	}
+	return hashes, nil
+}
+
+// CheckFiles reads the whole log and checks that its entries and tiles are those
+// that its checkpoint commits to.
+func (r *Reader) CheckFiles(ctx context.Context) error {
+	quiet.Do(func() { klog.SetSlogLogger(slog.New(slog.DiscardHandler)) })
+	if err := fsck.New(r.verifier.Name(), r.verifier, r.fetcher, hashBundle, fsck.Opts{N: 2}).Check(ctx); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("%w: %w", ErrTampered, err)
+	}
+	return nil
+}
