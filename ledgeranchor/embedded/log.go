@@ -16,8 +16,10 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,7 +44,8 @@ const (
 	vkeyFile  = "log.vkey"  // the public part
 	rootsFile = "roots.pem" // certificates of members, or of those who issue theirs
 	lockFile  = "append.lock"
-	indexFile = "index.sqlite"
+	begunFile = "begun" // is there as soon as the log is
+	indexDir  = "index" // may be deleted
 )
 
 // Timers and sizes of the log.
@@ -186,7 +189,7 @@ func Open(ctx context.Context, dir string, o Options) (_ *Ledger, err error) {
 	if l.lock, err = os.OpenFile(filepath.Join(path, lockFile), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600); err != nil {
 		return nil, err
 	}
-	if l.index, err = openIndex(ctx, filepath.Join(path, indexFile)); err != nil {
+	if l.index, err = openIndex(filepath.Join(path, indexDir)); err != nil {
 		return nil, err
 	}
 	l.Reader = NewReader(client.FileFetcher{Root: filepath.Join(path, logDir)}, verifier, roots)
@@ -195,12 +198,11 @@ func Open(ctx context.Context, dir string, o Options) (_ *Ledger, err error) {
 		return nil, err
 	}
 	defer unlock()
-	if _, err := os.Stat(filepath.Join(path, logDir, "checkpoint")); err == nil {
+	begun := filepath.Join(path, begunFile)
+	if _, err := os.Stat(begun); err == nil {
 		if err := l.Reader.CheckFiles(ctx); err != nil {
 			return nil, err
 		}
-	} else if n, err := l.index.size(ctx); err != nil || n > 0 {
-		return nil, errors.Join(fmt.Errorf("%w: its checkpoint is missing", ErrTampered), err)
 	}
 	driver, err := posix.New(ctx, posix.Config{Path: filepath.Join(path, logDir)})
 	if err != nil {
@@ -210,6 +212,9 @@ func Open(ctx context.Context, dir string, o Options) (_ *Ledger, err error) {
 		WithCheckpointSigner(signer).WithBatching(batchSize, batchAge).
 		WithCheckpointInterval(checkpointInterval).WithCheckpointRepublishInterval(24*time.Hour))
 	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(begun, nil, 0o600); err != nil {
 		return nil, err
 	}
 	if err := l.loadMembers(ctx); err != nil {
@@ -394,23 +399,16 @@ func (l *Ledger) append(ctx context.Context, batch []*request) error {
 	if err := l.catchUp(ctx); err != nil {
 		return err
 	}
-	tx, err := l.index.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer tx.rollback()
-	next, err := l.index.size(ctx)
-	if err != nil {
-		return err
-	}
-	begun := next
+	begun := l.index.size()
 	fresh := make(map[ledgeranchor.Hash]uint64)
 	var futures []tessera.IndexFuture
+	var names []ledgeranchor.Hash
+	var records []*ledgeranchor.Record
 	for _, r := range batch {
 		for i, name := range r.names {
 			at, known := fresh[name]
 			if !known {
-				if at, known, err = tx.position(name); err != nil {
+				if at, known, err = l.position(ctx, name); err != nil {
 					return err
 				}
 			}
@@ -418,13 +416,10 @@ func (l *Ledger) append(ctx context.Context, batch []*request) error {
 				r.places[i] = ledgeranchor.Receipt{Position: at, Known: true}
 				continue
 			}
-			r.places[i] = ledgeranchor.Receipt{Position: next}
-			fresh[name] = next
-			if err := tx.add(next, name, r.records[i]); err != nil {
-				return err
-			}
+			fresh[name] = begun + uint64(len(futures))
+			r.places[i] = ledgeranchor.Receipt{Position: fresh[name]}
 			futures = append(futures, l.appender.Add(ctx, tessera.NewEntry(r.entries[i])))
-			next++
+			names, records = append(names, name), append(records, r.records[i])
 		}
 	}
 	for i, f := range futures {
@@ -436,46 +431,45 @@ func (l *Ledger) append(ctx context.Context, batch []*request) error {
 			return fmt.Errorf("the log has put a record at %d, not at %d: another program writes to it without its lock", got.Index, begun+uint64(i))
 		}
 	}
-	return tx.commit(next)
+	return l.index.add(names, records)
+}
+
+// position finds a record by its name.
+func (l *Ledger) position(ctx context.Context, name ledgeranchor.Hash) (at uint64, known bool, err error) {
+	for at := range l.index.positions(nameKey(name), 0, math.MaxUint64) {
+		e, err := l.at(ctx, at)
+		if err != nil {
+			return 0, false, err
+		}
+		if e.Signed.Name() == name {
+			return at, true, nil
+		}
+	}
+	return 0, false, nil
 }
 
 // catchUp indexes what the log has and the index has not: what another process
 // appended, or one that was killed. The lock must be held.
 func (l *Ledger) catchUp(ctx context.Context) error {
-	indexed, err := l.index.size(ctx)
-	if err != nil {
-		return err
-	}
 	size, err := l.reader.IntegratedSize(ctx)
 	if err != nil {
 		return err
 	}
-	if indexed > size {
-		return fmt.Errorf("%w: it has %d records and had %d", ErrTampered, size, indexed)
+	if had := l.index.size(); had > size {
+		return fmt.Errorf("%w: it has %d records and had %d", ErrTampered, size, had)
 	}
-	for indexed < size {
-		tx, err := l.index.begin(ctx)
-		if err != nil {
-			return err
-		}
-		end := min(size, indexed+maxCommit)
-		for ; indexed < end; indexed++ {
-			s, err := l.entry(ctx, indexed, size)
+	for l.index.size() < size {
+		var names []ledgeranchor.Hash
+		var records []*ledgeranchor.Record
+		from := l.index.size()
+		for at := from; at < min(size, from+maxCommit); at++ {
+			e, err := l.read(ctx, at, size)
 			if err != nil {
-				tx.rollback()
 				return err
 			}
-			r, err := l.members.Check(s)
-			if err != nil {
-				tx.rollback()
-				return fmt.Errorf("%w: record %d: %w", ErrTampered, indexed, err)
-			}
-			if err := tx.add(indexed, s.Name(), r); err != nil {
-				tx.rollback()
-				return err
-			}
+			names, records = append(names, e.Signed.Name()), append(records, e.Record)
 		}
-		if err := tx.commit(end); err != nil {
+		if err := l.index.add(names, records); err != nil {
 			return err
 		}
 	}
@@ -507,7 +501,7 @@ func (l *Ledger) loadMembers(ctx context.Context) error {
 
 // Get implements [ledgeranchor.Ledger].
 func (l *Ledger) Get(ctx context.Context, name ledgeranchor.Hash) (*ledgeranchor.Entry, error) {
-	at, known, err := l.index.position(ctx, name)
+	at, known, err := l.position(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -532,10 +526,14 @@ func (l *Ledger) Find(ctx context.Context, q ledgeranchor.Query) iter.Seq2[*ledg
 			yield(nil, err)
 			return
 		}
-		for at, err := range l.index.find(ctx, &q) {
-			var e *ledgeranchor.Entry
-			if err == nil {
-				e, err = l.at(ctx, at)
+		for at, err := range l.positions(ctx, &q) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			e, err := l.at(ctx, at)
+			if err == nil && !q.Wants(e.Record) {
+				continue
 			}
 			if !yield(e, err) || err != nil {
 				return
@@ -544,9 +542,65 @@ func (l *Ledger) Find(ctx context.Context, q ledgeranchor.Query) iter.Seq2[*ledg
 	}
 }
 
+// positions returns where the records may be that a query asks for, in the order of
+// their times.
+func (l *Ledger) positions(ctx context.Context, q *ledgeranchor.Query) iter.Seq2[uint64, error] {
+	from, until := uint64(0), uint64(math.MaxUint64)
+	if !q.From.IsZero() {
+		from = uint64(max(0, q.From.UnixMilli()))
+	}
+	if !q.Until.IsZero() {
+		until = uint64(max(0, q.Until.UnixMilli()))
+	}
+	var key uint64
+	switch { // the key that the fewest records have
+	case q.Address.IsValid():
+		key = addressKey(ledgeranchor.AddressOf(q.Address))
+	case !q.Message.IsZero():
+		key = messageKey(q.Message)
+	case !q.Warrant.IsZero():
+		key = warrantKey(q.Warrant)
+	case q.Kind != "" && q.Kind != ledgeranchor.KindHop:
+		key = kindKey(q.Kind)
+	default:
+		return l.scan(ctx, q)
+	}
+	return func(yield func(uint64, error) bool) {
+		for at := range l.index.positions(key, from, until) {
+			if !yield(at, ctx.Err()) || ctx.Err() != nil {
+				return
+			}
+		}
+	}
+}
+
+// scan reads the whole log for the records that a query asks for.
+func (l *Ledger) scan(ctx context.Context, q *ledgeranchor.Query) iter.Seq2[uint64, error] {
+	return func(yield func(uint64, error) bool) {
+		var found []place
+		size := l.index.size()
+		for at := range size {
+			e, err := l.read(ctx, at, size)
+			if err != nil {
+				yield(0, err)
+				return
+			}
+			if q.Wants(e.Record) {
+				found = append(found, place{e.Record.Time, at})
+			}
+		}
+		slices.SortFunc(found, place.compare)
+		for _, p := range found {
+			if !yield(p.position, nil) {
+				return
+			}
+		}
+	}
+}
+
 // Prove implements [ledgeranchor.Ledger]. The proof is a [*ledgeranchor.LogProof].
 func (l *Ledger) Prove(ctx context.Context, name ledgeranchor.Hash) (ledgeranchor.Proof, error) {
-	at, known, err := l.index.position(ctx, name)
+	at, known, err := l.position(ctx, name)
 	if err != nil {
 		return nil, err
 	}

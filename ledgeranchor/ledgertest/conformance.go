@@ -90,6 +90,18 @@ func (c *Cast) Authors() []*ledgeranchor.Author {
 	return []*ledgeranchor.Author{c.Relay, c.Judge, c.ISP, c.Trustee, c.Holder, c.Log}
 }
 
+// Members returns members who have all authors' certificates.
+func (c *Cast) Members(t testing.TB) *ledgeranchor.Members {
+	t.Helper()
+	m := ledgeranchor.NewMembers([]*x509.Certificate{c.Root})
+	for _, a := range c.Authors() {
+		if err := m.Add(a.Certificate, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return m
+}
+
 // Introduce appends the certificates of authors.
 func Introduce(t testing.TB, l ledgeranchor.Ledger, authors ...*ledgeranchor.Author) {
 	t.Helper()
