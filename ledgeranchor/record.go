@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -102,6 +103,14 @@ var roleFor = map[Kind]string{
 	KindHop: RoleRelay, KindWarrant: RoleJudge, KindResolution: RoleISP, KindApproval: RoleTrustee,
 	KindDisclosure: RoleHolder, KindCheckpoint: RoleLog,
 }
+
+// Roles returns all roles.
+func Roles() []string {
+	return []string{RoleRelay, RoleJudge, RoleISP, RoleTrustee, RoleHolder, RoleLog}
+}
+
+// IsRole reports whether there is such a role.
+func IsRole(r string) bool { return slices.Contains(Roles(), r) }
 
 // RoleFor returns the role that a kind of record needs; none for a certificate.
 func RoleFor(k Kind) (role string, ok bool) {

@@ -27,11 +27,17 @@ type Identity struct {
 	Unseal *ecdh.PrivateKey
 }
 
+// Subject is whom a certificate is for.
+type Subject struct {
+	Name  string
+	Roles []string // what the ledger lets it write, as organizational units
+	Hosts []string // names and addresses, for a TLS server
+}
+
 // NewIdentity makes an identity with a self-signed certificate, which others
-// take as their root of trust. Names and addresses of hosts make it usable for a
-// TLS server as well.
-func NewIdentity(rand io.Reader, name string, notBefore, notAfter time.Time, hosts ...string) (*Identity, error) {
-	if name == "" {
+// take as their root of trust.
+func NewIdentity(rand io.Reader, s Subject, notBefore, notAfter time.Time) (*Identity, error) {
+	if s.Name == "" {
 		return nil, errors.New("identity: the name is empty")
 	}
 	seed := make([]byte, ed25519.SeedSize)
@@ -46,13 +52,13 @@ func NewIdentity(rand io.Reader, name string, notBefore, notAfter time.Time, hos
 	serial[0] &= 0x7f
 	template := &x509.Certificate{
 		SerialNumber: new(big.Int).SetBytes(serial),
-		Subject:      pkix.Name{CommonName: name},
+		Subject:      pkix.Name{CommonName: s.Name, OrganizationalUnit: s.Roles},
 		NotBefore:    notBefore,
 		NotAfter:     notAfter,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}
-	for _, h := range hosts {
+	for _, h := range s.Hosts {
 		if a, err := netip.ParseAddr(h); err == nil {
 			template.IPAddresses = append(template.IPAddresses, a.AsSlice())
 		} else {
@@ -71,8 +77,8 @@ func NewIdentity(rand io.Reader, name string, notBefore, notAfter time.Time, hos
 }
 
 // NewHolder makes an identity that approvals can be sealed to.
-func NewHolder(rand io.Reader, name string, notBefore, notAfter time.Time) (*Identity, error) {
-	id, err := NewIdentity(rand, name, notBefore, notAfter)
+func NewHolder(rand io.Reader, s Subject, notBefore, notAfter time.Time) (*Identity, error) {
+	id, err := NewIdentity(rand, s, notBefore, notAfter)
 	if err != nil {
 		return nil, err
 	}

@@ -60,7 +60,7 @@ func newCourt(t testing.TB) *court {
 	t.Helper()
 	c := &court{t: t, rng: rand.NewChaCha8([32]byte{3})}
 	id := func(name string) *Identity {
-		i, err := NewHolder(c.rng, name, now.Add(-24*time.Hour), now.Add(24*time.Hour))
+		i, err := NewHolder(c.rng, Subject{Name: name}, now.Add(-24*time.Hour), now.Add(24*time.Hour))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -294,7 +294,7 @@ func TestAWarrantThatDoesNotStandIsRefused(t *testing.T) {
 	c := newCourt(t)
 	addr := c.lease(0, noon, time.Hour, true)
 	good := c.warrant(at(addr, noon))
-	stranger, err := NewIdentity(c.rng, "Nobody", now.Add(-time.Hour), now.Add(time.Hour))
+	stranger, err := NewIdentity(c.rng, Subject{Name: "Nobody"}, now.Add(-time.Hour), now.Add(time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -438,7 +438,7 @@ func TestAWrongApprovalNamesItsTrustee(t *testing.T) {
 func TestOnlyTheHolderOpensApprovals(t *testing.T) {
 	c := newCourt(t)
 	d, _ := c.resolve(c.sign(c.warrant(at(c.lease(0, noon, time.Hour, true), noon))))
-	thief, err := NewHolder(c.rng, "Thief", now.Add(-time.Hour), now.Add(time.Hour))
+	thief, err := NewHolder(c.rng, Subject{Name: "Thief"}, now.Add(-time.Hour), now.Add(time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -465,7 +465,7 @@ func TestResolveAPI(t *testing.T) {
 	c := newCourt(t)
 	var log bytes.Buffer
 	real := func(name string, hosts ...string) *Identity { // TLS looks at the real clock
-		id, err := NewIdentity(c.rng, name, time.Now().Add(-time.Hour), time.Now().Add(time.Hour), hosts...)
+		id, err := NewIdentity(c.rng, Subject{Name: name, Hosts: hosts}, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/netip"
 	"time"
+
+	"github.com/go-jose/go-jose/v4"
 )
 
 const warrantType = "gid-warrant-1+jws"
@@ -110,6 +112,26 @@ func (w *Warrant) Sign(authority *Identity) (string, error) {
 		return "", err
 	}
 	return sign(authority, warrantType, w)
+}
+
+// CountTargets returns how many targets a signed warrant names. Its signature is
+// not checked.
+func CountTargets(signed string) (int, error) {
+	if len(signed) > MaxDocument {
+		return 0, fmt.Errorf("%s: %d bytes are too many", warrantType, len(signed))
+	}
+	jws, err := jose.ParseSignedCompact(signed, []jose.SignatureAlgorithm{jose.EdDSA, jose.ES256})
+	if err != nil {
+		return 0, fmt.Errorf("%s: not a JWS in compact form: %w", warrantType, err)
+	}
+	if got := jws.Signatures[0].Protected.ExtraHeaders[jose.HeaderType]; got != warrantType {
+		return 0, fmt.Errorf("%s: the document is a %q", warrantType, got)
+	}
+	var w Warrant
+	if err := decodeStrict(jws.UnsafePayloadWithoutVerification(), &w); err != nil {
+		return 0, fmt.Errorf("%s: %w", warrantType, err)
+	}
+	return len(w.Targets), w.Check()
 }
 
 // OpenWarrant checks a signed warrant: that an authority of roots signed it, that

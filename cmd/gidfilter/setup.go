@@ -31,7 +31,7 @@ server adds OUT.pem to the file that gidserver.toml names as leasequery.filters.
 				return cli.Usagef("--years %d: want 1 to 30", years)
 			}
 			now := time.Now()
-			id, err := trace.NewIdentity(rand.Reader, name, now.Add(-time.Hour), now.AddDate(years, 0, 0))
+			id, err := trace.NewIdentity(rand.Reader, trace.Subject{Name: name}, now.Add(-time.Hour), now.AddDate(years, 0, 0))
 			if err != nil {
 				return err
 			}

@@ -20,6 +20,7 @@ import (
 	"brightgid/internal/cli"
 	"brightgid/internal/config"
 	"brightgid/internal/secretfile"
+	"brightgid/ledgeranchor"
 	"brightgid/trace"
 )
 
@@ -117,7 +118,7 @@ func (in *initial) files(epochLength time.Duration, escrow string) ([]newFile, e
 		hosts = append(hosts, host)
 	}
 	hosts = append(hosts, in.Hosts...)
-	id, err := trace.NewIdentity(rand.Reader, in.Realm, now.Add(-time.Hour), now.AddDate(5, 0, 0), hosts...)
+	id, err := trace.NewIdentity(rand.Reader, trace.Subject{Name: in.Realm, Roles: []string{ledgeranchor.RoleISP}, Hosts: hosts}, now.Add(-time.Hour), now.AddDate(5, 0, 0))
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,6 +15,7 @@ import (
 	"brightgid/internal/cli"
 	"brightgid/internal/identityfile"
 	"brightgid/internal/secretfile"
+	"brightgid/ledgeranchor"
 	"brightgid/trace"
 )
 
@@ -24,6 +27,7 @@ func identityCommand() *cobra.Command {
 
 func identityNewCommand() *cobra.Command {
 	var name, out string
+	var roles []string
 	var holder bool
 	var years int
 	c := &cobra.Command{
@@ -31,8 +35,12 @@ func identityNewCommand() *cobra.Command {
 		Short: "Make a signing key with a self-signed certificate",
 		Long: `Make OUT.key, which is secret, and OUT.pem, a self-signed certificate that others
 add to those that they trust. With --holder also OUT.holder.json, which goes into
-warrants: it says whom they are for and to which key approvals are sealed.`,
-		Example: `  tracectl identity new --name "District Court" --out court
+warrants: it says whom they are for and to which key approvals are sealed.
+
+Roles say what the ledger lets the identity write: judge (warrants), isp
+(resolutions), trustee (approvals), holder (disclosures), relay (mail hops), log
+(heads of logs).`,
+		Example: `  tracectl identity new --name "District Court" --role judge --out court
   tracectl identity new --name "Police, Unit 7" --holder --out police`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -40,12 +48,21 @@ warrants: it says whom they are for and to which key approvals are sealed.`,
 			if years < 1 || years > 30 {
 				return cli.Usagef("--years %d: want 1 to 30", years)
 			}
+			for _, r := range roles {
+				if !ledgeranchor.IsRole(r) {
+					return cli.Usagef("--role %q: want one of %s", r, strings.Join(ledgeranchor.Roles(), ", "))
+				}
+			}
+			if holder && !slices.Contains(roles, ledgeranchor.RoleHolder) {
+				roles = append(roles, ledgeranchor.RoleHolder)
+			}
+			who := trace.Subject{Name: name, Roles: roles}
 			var id *trace.Identity
 			var err error
 			if from, until := now.Add(-time.Hour), now.AddDate(years, 0, 0); holder {
-				id, err = trace.NewHolder(rand.Reader, name, from, until)
+				id, err = trace.NewHolder(rand.Reader, who, from, until)
 			} else {
-				id, err = trace.NewIdentity(rand.Reader, name, from, until)
+				id, err = trace.NewIdentity(rand.Reader, who, from, until)
 			}
 			if err != nil {
 				return err
@@ -81,6 +98,7 @@ warrants: it says whom they are for and to which key approvals are sealed.`,
 	}
 	c.Flags().StringVar(&name, "name", "", "whose identity it is")
 	c.Flags().StringVarP(&out, "out", "o", "", "`path` of the files, without an ending")
+	c.Flags().StringSliceVar(&roles, "role", nil, "`role` on the ledger; may be given several times")
 	c.Flags().BoolVar(&holder, "holder", false, "make it fit for a holder of warrants")
 	c.Flags().IntVar(&years, "years", 2, "how many years the certificate is valid")
 	cli.Require(c, "name", "out")

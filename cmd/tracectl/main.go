@@ -36,10 +36,11 @@ is taken by another role, and none of them can take them all:
   authority    warrant new, warrant sign order the recovery
   holder       resolve                   ask the ISP, which answers with sealed NIDs
   trustees     approve                   add a share, sealed to the holder
-  holder       recover                   open the NIDs with enough approvals`,
+  holder       recover                   open the NIDs with enough approvals
+  everybody    ledger                    keep and examine the public record of it`,
 		Version: version,
 	}
-	root.AddCommand(ceremonyCommand(), identityCommand(), warrantCommand(), resolveCommand(), approveCommand(), recoverCommand())
+	root.AddCommand(ceremonyCommand(), identityCommand(), warrantCommand(), resolveCommand(), approveCommand(), recoverCommand(), ledgerCommand())
 	return root
 }
 

@@ -178,6 +178,26 @@ func demo(lab *netlab.Lab, bin string) error {
 			return err
 		}
 	}
+	title("Anybody can examine the ledger, with its public key only")
+	log := []string{"--log", isp.Path("ledger", "log"), "--vkey", isp.Path("ledger", "log.vkey"), "--roots", isp.Path("ledger", "roots.pem")}
+	for _, c := range [][]string{{"list"}, {"verify"}, {"audit", "--threshold", "2"}} {
+		out, err := isp.Run("tracectl", slices.Concat([]string{"ledger"}, c, log)...)
+		if err != nil {
+			return err
+		}
+		say("tracectl ledger %s", c[0])
+		for line := range strings.Lines(out) {
+			if !strings.Contains(line, " certificate ") {
+				say("    %s", strings.TrimRight(line, "\n"))
+			}
+		}
+	}
+	for _, secret := range []string{homeEID, flatEID, homeAddr.String(), flatAddr.String()} {
+		if found, err := isp.Grep(secret, "ledger"); err != nil || len(found) > 0 {
+			return fmt.Errorf("%q stands on the ledger: %v, %v", secret, found, err)
+		}
+	}
+	say("grep -r for EIDs and addresses on the ledger: nothing")
 	title("Done in %s; the lab is being removed", time.Since(began).Round(100*time.Millisecond))
 	return nil
 }
@@ -292,7 +312,7 @@ func trace(isp *netlab.ISP, name string, addr netip.Addr, at time.Time, want str
 		if err != nil {
 			return fmt.Errorf("%s: %w", step.Who, err)
 		}
-		if verb == "warrant" {
+		if verb == "warrant" || verb == "ledger" {
 			verb += " " + step.Args[1]
 		}
 		first, _, _ := strings.Cut(strings.TrimSpace(out), "\n")

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -29,6 +30,9 @@ type ISP struct {
 	lab *Lab
 	bin string // directory of the built programs
 }
+
+// Trustees are those of the lab, any two of whom open an NID.
+var Trustees = []string{"judge", "regulator", "isp"}
 
 // Prefixes and addresses in the lab.
 const (
@@ -71,12 +75,19 @@ func (l *Lab) NewISP(o ISPOptions) (*ISP, error) {
 		return nil, err
 	}
 	steps := [][]string{
-		{"tracectl", "ceremony", "deal", "--threshold", "2", "--trustees", "judge,regulator,isp", "--out", i.Path("trustees")},
-		{"tracectl", "identity", "new", "--name", "District Court", "--out", i.Path("court")},
+		{"tracectl", "ceremony", "deal", "--threshold", "2", "--trustees", strings.Join(Trustees, ","), "--out", i.Path("trustees")},
+		{"tracectl", "identity", "new", "--name", "District Court", "--role", "judge", "--out", i.Path("court")},
 		{"tracectl", "identity", "new", "--name", "Police", "--holder", "--out", i.Path("police")},
 		{"gidserver", "init", "--dir", i.Path("etc"), "--state", i.Path("state"), "--realm", o.Realm, "--interface", "eth1",
 			"--prefix", DirectPrefix, "--listen", ResolveAddr, "--host", ServerAddr, "--escrow", i.Path("trustees", "escrow.json")},
 	}
+	ledger := []string{"tracectl", "ledger", "init", "--ledger", i.Path("ledger"), "--origin", o.Realm + "/gid-ledger",
+		"--root", i.Path("court.pem"), "--root", i.Path("police.pem"), "--root", i.Path("etc", "resolver.pem")}
+	for _, trustee := range Trustees {
+		steps = append(steps, []string{"tracectl", "identity", "new", "--name", "trustee " + trustee, "--role", "trustee", "--out", i.Path("trustees", trustee)})
+		ledger = append(ledger, "--root", i.Path("trustees", trustee+".pem"))
+	}
+	steps = append(steps, ledger)
 	for _, s := range steps {
 		if _, err := i.Run(s[0], s[1:]...); err != nil {
 			return nil, err
@@ -277,14 +288,24 @@ func (i *ISP) TraceSteps(name string, addr netip.Addr, at time.Time) []Step {
 	approve := func(trustee string) Step {
 		return Step{"trustee " + trustee, "tracectl", append([]string{"approve", "--share", i.Path("trustees", trustee+".share"), "--out", file("." + trustee)}, docs...)}
 	}
+	record := func(who, identity, kind string, more ...string) Step {
+		return Step{who, "tracectl", append([]string{"ledger", "record", "--ledger", i.Path("ledger"), "--identity", identity, "--kind", kind, "--warrant", file(".warrant")}, more...)}
+	}
+	resolution := []string{"--resolution", file(".resolution")}
+	both := append(slices.Clone(resolution), "--approval", file(".judge"), "--approval", file(".regulator"))
 	return []Step{
 		{"court", "tracectl", []string{"warrant", "new", "--case", "7 O 12/26", "--authority", "District Court", "--legal-basis", "laboratory order",
 			"--purpose", "demonstration", "--holder", i.Path("police.holder.json"), "--address", addr.String(), "--from", at.UTC().Format(time.RFC3339), "--out", file(".json")}},
 		{"court", "tracectl", []string{"warrant", "sign", "--warrant", file(".json"), "--identity", i.Path("court"), "--out", file(".warrant")}},
+		record("court", i.Path("court"), "warrant"),
 		{"police", "tracectl", []string{"resolve", "--warrant", file(".warrant"), "--server", "https://" + ResolveAddr, "--identity", i.Path("police"),
 			"--authorities", i.Path("court.pem"), "--isps", i.Path("etc", "resolver.pem"), "--out", file(".resolution")}},
+		record("ISP", i.Path("etc", "resolver"), "resolution", resolution...),
 		approve("judge"),
+		record("trustee judge", i.Path("trustees", "judge"), "approval", append(slices.Clone(resolution), "--approval", file(".judge"))...),
 		approve("regulator"),
+		record("trustee regulator", i.Path("trustees", "regulator"), "approval", append(slices.Clone(resolution), "--approval", file(".regulator"))...),
+		record("police", i.Path("police"), "disclosure", both...),
 		{"police", "tracectl", append([]string{"recover", "--identity", i.Path("police"), "--approval", file(".judge"), "--approval", file(".regulator"), "--json"}, docs...)},
 	}
 }
@@ -325,17 +346,26 @@ func (i *ISP) Trace(name string, addr netip.Addr, at time.Time) ([]string, error
 // Search looks for a text in every file of the server: its configuration, state
 // and what it logged. It returns the places.
 func (i *ISP) Search(text string) ([]string, error) {
-	var found []string
-	out, err := exec.Command("grep", "-rlaF", "--", text, i.Path("etc"), i.Path("state")).Output()
+	found, err := i.Grep(text, "etc", "state")
+	if strings.Contains(i.Server.Log(), text) {
+		found = append(found, "the server's log")
+	}
+	return found, err
+}
+
+// Grep looks for a text in the files below directories of the ISP and returns
+// those that hold it.
+func (i *ISP) Grep(text string, dirs ...string) ([]string, error) {
+	args := []string{"-rlaF", "--", text}
+	for _, d := range dirs {
+		args = append(args, i.Path(d))
+	}
+	out, err := exec.Command("grep", args...).Output()
 	var exit *exec.ExitError
 	if err != nil && !(errors.As(err, &exit) && exit.ExitCode() == 1) {
 		return nil, err
 	}
-	found = append(found, strings.Fields(string(out))...)
-	if strings.Contains(i.Server.Log(), text) {
-		found = append(found, "the server's log")
-	}
-	return found, nil
+	return strings.Fields(string(out)), nil
 }
 
 // KillServer ends the server as a crash would.
