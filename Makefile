@@ -8,7 +8,7 @@ GO ?= go
 FUZZTIME ?= 30s
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 
-.PHONY: help build deps demo test unit e2e bench lint fuzz generate vectors clean
+.PHONY: help build deps demo test unit e2e fabric fabric-tools bench lint fuzz generate vectors clean
 
 help:
 	@echo "make build    build the programs into bin/"
@@ -16,6 +16,7 @@ help:
 	@echo "make test     lint and run all tests (root)"
 	@echo "make unit     run the tests that need no root"
 	@echo "make e2e      run the end-to-end tests (root)"
+	@echo "make fabric   run the tests against Hyperledger Fabric, which it builds and starts"
 	@echo "make bench    run the benchmarks, which print ratios (root)"
 	@echo "make lint     gofmt, go vet, staticcheck, govulncheck"
 	@echo "make fuzz     run each fuzz target for FUZZTIME ($(FUZZTIME))"
@@ -31,7 +32,7 @@ deps:
 demo: deps build
 	@$(GO) run ./internal/demo -bin bin
 
-test: deps lint unit e2e
+test: deps lint unit e2e fabric
 
 unit:
 	$(GO) test -race ./...
@@ -39,6 +40,19 @@ unit:
 
 e2e: deps
 	$(GO) test -count=1 -timeout 30m -tags e2e -parallel 6 ./test/... ./lease/pebblestore ./sava/xdp
+
+# Fabric's own programs, at the version that deploy/fabric/tools names.
+fabric-tools: bin/fabric/peer
+
+bin/fabric/peer: deploy/fabric/tools/go.mod
+	@echo "Building Hyperledger Fabric's peer, orderer and tools; the first time takes minutes"
+	mkdir -p bin/fabric/config
+	cd deploy/fabric/tools && $(GO) build -o ../../../bin/fabric/ $(addprefix github.com/hyperledger/fabric/cmd/,configtxgen cryptogen orderer osnadmin peer)
+	cd deploy/fabric/tools && cp "$$($(GO) list -m -f '{{.Dir}}' github.com/hyperledger/fabric)"/sampleconfig/core.yaml "$$($(GO) list -m -f '{{.Dir}}' github.com/hyperledger/fabric)"/sampleconfig/orderer.yaml ../../../bin/fabric/config/
+	chmod -R u+w bin/fabric && touch $@
+
+fabric: fabric-tools
+	$(GO) test -count=1 -timeout 20m -tags fabric ./ledgeranchor/fabric
 
 lint:
 	@scripts/lint.sh

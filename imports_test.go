@@ -26,6 +26,7 @@ var helpers = map[string][]string{
 	"internal/cli":          {"internal/harden"},
 	"internal/config":       {"eidauth", "idcodec", "lease"},
 	"internal/demo":         {"internal/netlab"},
+	"internal/fabnet":       nil,
 	"internal/control":      nil,
 	"internal/harden":       nil,
 	"internal/identityfile": {"internal/secretfile", "trace"},
@@ -93,10 +94,11 @@ func forbidden(from, to string, test bool) string {
 		return top(from) + " has no layer in this test; give it one"
 	}
 	if top(to) == "internal" {
-		if top(from) == "cmd" && to != "internal/netlab" || test && to == "internal/netlab" {
+		lab := to == "internal/netlab" || to == "internal/fabnet"
+		if top(from) == "cmd" && !lab || test && lab {
 			return ""
 		}
-		return "only cmd uses internal packages, and tests the namespaces"
+		return "only cmd uses internal packages, and tests the labs"
 	}
 	toLayer, known := layer[top(to)]
 	switch {

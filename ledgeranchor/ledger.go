@@ -15,7 +15,7 @@ var ErrNotFound = errors.New("the ledger has no such record")
 // Ledger keeps signed records: each once, in one order, for ever. It is safe for
 // concurrent use.
 type Ledger interface {
-	// Append gives records their places and returns when they are durable, and
+	// Append gives records, MaxBatch at most, their places and returns when they are durable, and
 	// on a ledger of several organisations committed. A record that the ledger
 	// has keeps its place, so that Append may be tried again after any failure.
 	// Either all records are taken or, with a [*RecordError] that tells of the

@@ -9,10 +9,10 @@ if [ -n "$unformatted" ]; then
 	echo "$unformatted"
 	fail=1
 fi
-for tags in "" e2e purego; do
+for tags in "" e2e purego fabric; do
 	go vet -tags "$tags" ./... || fail=1
 done
-go tool -modfile=tools/go.mod staticcheck -tags e2e ./... || fail=1
+go tool -modfile=tools/go.mod staticcheck -tags e2e,fabric ./... || fail=1
 go mod verify >/dev/null || fail=1
 
 # govulncheck asks vuln.go.dev. Without a way there nothing is known of the

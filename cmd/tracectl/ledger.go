@@ -713,4 +713,3 @@ func printAudit(out io.Writer, a *ledgeranchor.AuditReport) error {
 	}
 	return w.Flush()
 }
-

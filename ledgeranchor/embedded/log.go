@@ -321,6 +321,9 @@ func (l *Ledger) Append(ctx context.Context, records ...*ledgeranchor.Signed) ([
 	if len(records) == 0 {
 		return nil, nil
 	}
+	if len(records) > ledgeranchor.MaxBatch {
+		return nil, fmt.Errorf("%d records at once: %d at most", len(records), ledgeranchor.MaxBatch)
+	}
 	decoded, err := l.members.CheckAll(records, l.now())
 	if errors.Is(err, ledgeranchor.ErrAuthor) { // another process may have taken the author's certificate
 		if err := l.lookAgain(ctx); err != nil {

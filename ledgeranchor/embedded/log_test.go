@@ -61,7 +61,7 @@ func outside(t testing.TB, dir string) *Reader {
 }
 
 func TestConformance(t *testing.T) {
-	ledgertest.Run(t, ledgertest.Harness{
+	ledgertest.Run(t, ledgertest.NewCast(t), ledgertest.Harness{
 		New: func(t *testing.T, root *x509.Certificate) ledgeranchor.Ledger { return open(t, create(t, root)) },
 		Verify: func(t *testing.T, l ledgeranchor.Ledger, p ledgeranchor.Proof, c *ledgertest.Cast) (*ledgeranchor.Record, error) {
 			text, err := p.MarshalText()

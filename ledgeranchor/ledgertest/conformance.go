@@ -32,9 +32,18 @@ type Cast struct {
 // NewCast makes a root and its members.
 func NewCast(t testing.TB) *Cast {
 	t.Helper()
-	_, key, err := ed25519.GenerateKey(rand.Reader)
+	c, err := MakeCast()
 	if err != nil {
 		t.Fatal(err)
+	}
+	return c
+}
+
+// MakeCast makes a root and its members, for more than one test.
+func MakeCast() (*Cast, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
 	}
 	c := &Cast{rootKey: key}
 	template := &x509.Certificate{
@@ -43,46 +52,54 @@ func NewCast(t testing.TB) *Cast {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	if c.Root, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	for role, a := range map[string]**ledgeranchor.Author{
 		ledgeranchor.RoleRelay: &c.Relay, ledgeranchor.RoleJudge: &c.Judge, ledgeranchor.RoleISP: &c.ISP,
 		ledgeranchor.RoleTrustee: &c.Trustee, ledgeranchor.RoleHolder: &c.Holder, ledgeranchor.RoleLog: &c.Log,
 	} {
-		*a = c.Author(t, role+".example", role)
+		if *a, err = c.author(role+".example", role); err != nil {
+			return nil, err
+		}
 	}
-	return c
+	return c, nil
 }
 
 // Author makes a member of given roles.
 func (c *Cast) Author(t testing.TB, name string, roles ...string) *ledgeranchor.Author {
 	t.Helper()
-	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	a, err := c.author(name, roles...)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return a
+}
+
+func (c *Cast) author(name string, roles ...string) (*ledgeranchor.Author, error) {
+	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
 	serial := make([]byte, 8)
-	rand.Read(serial)
+	if _, err := rand.Read(serial); err != nil {
+		return nil, err
+	}
 	template := &x509.Certificate{
 		SerialNumber: new(big.Int).SetBytes(serial), Subject: pkix.Name{CommonName: name, OrganizationalUnit: roles},
 		NotBefore: time.Now().Add(-time.Hour).Truncate(time.Second), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, c.Root, pub, c.rootKey)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	a, err := ledgeranchor.NewAuthor(key, cert)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return a
+	return ledgeranchor.NewAuthor(key, cert)
 }
 
 // Authors returns all members of the cast.
@@ -155,9 +172,8 @@ type Harness struct {
 	Verify func(t *testing.T, l ledgeranchor.Ledger, p ledgeranchor.Proof, c *Cast) (*ledgeranchor.Record, error)
 }
 
-// Run runs the suite.
-func Run(t *testing.T, h Harness) {
-	c := NewCast(t)
+// Run runs the suite with a cast.
+func Run(t *testing.T, c *Cast, h Harness) {
 	start := time.Now().Add(-10 * time.Minute).Truncate(time.Millisecond)
 	open := func(t *testing.T) ledgeranchor.Ledger {
 		l := h.New(t, c.Root)

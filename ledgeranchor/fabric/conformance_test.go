@@ -1,0 +1,159 @@
+//go:build fabric
+
+package fabric
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"brightgid/internal/fabnet"
+	"brightgid/ledgeranchor"
+	"brightgid/ledgeranchor/ledgertest"
+)
+
+// The tests need Fabric's programs (make fabric-tools), and start the network
+// themselves. They share one; each test has a channel of its own.
+const channels = 10
+
+var network *fabnet.Network
+
+var (
+	rootsFile string
+	cast      *ledgertest.Cast
+	nextMu    sync.Mutex
+	next      int
+)
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	fail := func(err error) int {
+		fmt.Fprintln(os.Stderr, "\nTHE TESTS OF FABRIC CANNOT RUN:", err)
+		return 1
+	}
+	dir, err := os.MkdirTemp("", "gid-fabric")
+	if err != nil {
+		return fail(err)
+	}
+	defer os.RemoveAll(dir)
+	if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "gidchain"), "../../cmd/gidchain").CombinedOutput(); err != nil {
+		return fail(fmt.Errorf("%w: %s", err, out))
+	}
+	fabric, err := filepath.Abs("../../bin/fabric")
+	if err != nil {
+		return fail(err)
+	}
+	if _, err := os.Stat(filepath.Join(fabric, "peer")); err != nil {
+		return fail(fmt.Errorf("%w: make fabric-tools", err))
+	}
+	if cast, err = ledgertest.MakeCast(); err != nil {
+		return fail(err)
+	}
+	rootsFile = filepath.Join(dir, "roots.pem")
+	if err := os.WriteFile(rootsFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cast.Root.Raw}), 0o600); err != nil {
+		return fail(err)
+	}
+	o := fabnet.Options{
+		Dir: dir, Fabric: fabric, Chaincode: filepath.Join(dir, "gidchain"), Orderers: 1,
+		Roots: map[string]string{"isp": rootsFile, "relays": rootsFile, "authority": rootsFile},
+		Log:   func(format string, args ...any) { fmt.Printf("fabric: "+format+"\n", args...) },
+	}
+	for i := range channels {
+		o.Channels = append(o.Channels, fmt.Sprintf("ledger%d", i))
+	}
+	if network, err = fabnet.Start(o); err != nil {
+		return fail(err)
+	}
+	defer network.Close()
+	return m.Run()
+}
+
+// channel returns a channel that no other test uses.
+func channel(t *testing.T) string {
+	nextMu.Lock()
+	defer nextMu.Unlock()
+	if next >= channels {
+		t.Fatal("there are too few channels")
+	}
+	next++
+	return fmt.Sprintf("ledger%d", next-1)
+}
+
+func open(t *testing.T, org, channel string) *Ledger {
+	t.Helper()
+	id, err := network.Organization(org).Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := Open(Config{Peers: id.Peers, PeerRoots: id.PeerRoots, MSP: id.MSP, Certificate: id.Certificate, Key: id.Key, Channel: channel, Chaincode: fabnet.Chaincode})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+// router brings each record by the organization whose members may write its kind.
+type router struct {
+	*Ledger
+	orgs map[string]*Ledger
+}
+
+var orgOf = map[ledgeranchor.Kind]string{
+	ledgeranchor.KindWarrant: "authority", ledgeranchor.KindApproval: "authority", ledgeranchor.KindDisclosure: "authority", ledgeranchor.KindResolution: "isp",
+}
+
+func (r *router) Append(ctx context.Context, records ...*ledgeranchor.Signed) ([]ledgeranchor.Receipt, error) {
+	if rec, err := ledgeranchor.Decode(records[0].Record); err == nil && orgOf[rec.Kind] != "" {
+		return r.orgs[orgOf[rec.Kind]].Append(ctx, records...)
+	}
+	return r.Ledger.Append(ctx, records...)
+}
+
+func newRouter(t *testing.T) *router {
+	c := channel(t)
+	r := &router{Ledger: open(t, "relays", c), orgs: map[string]*Ledger{"isp": open(t, "isp", c), "authority": open(t, "authority", c)}}
+	return r
+}
+
+// CAs are the organizations' certificates, which one outside knows.
+func cas(t *testing.T) map[string]*x509.CertPool {
+	t.Helper()
+	out := make(map[string]*x509.CertPool)
+	for _, o := range network.Organizations {
+		id, err := o.Client()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[o.MSP] = id.CAs
+	}
+	return out
+}
+
+func TestConformance(t *testing.T) {
+	ledgertest.Run(t, cast, ledgertest.Harness{
+		New: func(t *testing.T, _ *x509.Certificate) ledgeranchor.Ledger { return newRouter(t) },
+		Verify: func(t *testing.T, l ledgeranchor.Ledger, p ledgeranchor.Proof, c *ledgertest.Cast) (*ledgeranchor.Record, error) {
+			text, err := p.MarshalText()
+			if err != nil {
+				return nil, err
+			}
+			parsed, err := ParseProof(text)
+			if err != nil {
+				return nil, err
+			}
+			return parsed.Verify(cas(t), 2, c.Members(t))
+		},
+	})
+}
