@@ -504,12 +504,9 @@ func (l *Ledger) loadMembers(ctx context.Context) error {
 
 // Get implements [ledgeranchor.Ledger].
 func (l *Ledger) Get(ctx context.Context, name ledgeranchor.Hash) (*ledgeranchor.Entry, error) {
-	at, known, err := l.position(ctx, name)
+	at, err := l.Position(ctx, name)
 	if err != nil {
 		return nil, err
-	}
-	if !known {
-		return nil, ledgeranchor.ErrNotFound
 	}
 	return l.at(ctx, at)
 }
@@ -601,14 +598,20 @@ func (l *Ledger) scan(ctx context.Context, q *ledgeranchor.Query) iter.Seq2[uint
 	}
 }
 
+// Position returns the position of a record, or [ledgeranchor.ErrNotFound].
+func (l *Ledger) Position(ctx context.Context, name ledgeranchor.Hash) (uint64, error) {
+	at, known, err := l.position(ctx, name)
+	if err == nil && !known {
+		err = ledgeranchor.ErrNotFound
+	}
+	return at, err
+}
+
 // Prove implements [ledgeranchor.Ledger]. The proof is a [*ledgeranchor.LogProof].
 func (l *Ledger) Prove(ctx context.Context, name ledgeranchor.Hash) (ledgeranchor.Proof, error) {
-	at, known, err := l.position(ctx, name)
+	at, err := l.Position(ctx, name)
 	if err != nil {
 		return nil, err
-	}
-	if !known {
-		return nil, ledgeranchor.ErrNotFound
 	}
 	return l.Reader.Prove(ctx, at)
 }

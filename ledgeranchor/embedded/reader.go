@@ -38,6 +38,9 @@ func NewReader(f fsck.Fetcher, log note.Verifier, roots []*x509.Certificate) *Re
 	return &Reader{fetcher: f, verifier: log, members: ledgeranchor.NewMembers(roots)}
 }
 
+// Verifier returns the log's public key.
+func (r *Reader) Verifier() note.Verifier { return r.verifier }
+
 // Members returns the members that the reader has met so far.
 func (r *Reader) Members() *ledgeranchor.Members { return r.members }
 
@@ -145,6 +148,19 @@ func (r *Reader) Prove(ctx context.Context, position uint64) (*ledgeranchor.LogP
 		case <-time.After(proofPoll):
 		}
 	}
+}
+
+// ProveAt proves what is at a position of the log by one of its checkpoints, which
+// must commit to it.
+func (r *Reader) ProveAt(ctx context.Context, position uint64, checkpoint []byte) (*ledgeranchor.LogProof, error) {
+	h, err := ledgeranchor.OpenCheckpoint(checkpoint, r.verifier)
+	if err != nil {
+		return nil, err
+	}
+	if position >= h.Size {
+		return nil, fmt.Errorf("the checkpoint at size %d does not commit to record %d", h.Size, position)
+	}
+	return r.prove(ctx, position, h, checkpoint)
 }
 
 func (r *Reader) prove(ctx context.Context, position uint64, h *ledgeranchor.Head, checkpoint []byte) (*ledgeranchor.LogProof, error) {

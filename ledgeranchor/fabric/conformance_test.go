@@ -6,21 +6,25 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"brightgid/internal/fabnet"
 	"brightgid/ledgeranchor"
+	"brightgid/ledgeranchor/anchored"
+	"brightgid/ledgeranchor/embedded"
 	"brightgid/ledgeranchor/ledgertest"
 )
 
 // The tests need Fabric's programs (make fabric-tools), and start the network
 // themselves. They share one; each test has a channel of its own.
-const channels = 10
+const channels = 34
 
 var network *fabnet.Network
 
@@ -122,6 +126,7 @@ func (r *router) Append(ctx context.Context, records ...*ledgeranchor.Signed) ([
 }
 
 func newRouter(t *testing.T) *router {
+	t.Helper()
 	c := channel(t)
 	r := &router{Ledger: open(t, "relays", c), orgs: map[string]*Ledger{"isp": open(t, "isp", c), "authority": open(t, "authority", c)}}
 	return r
@@ -145,15 +150,68 @@ func TestConformance(t *testing.T) {
 	ledgertest.Run(t, cast, ledgertest.Harness{
 		New: func(t *testing.T, _ *x509.Certificate) ledgeranchor.Ledger { return newRouter(t) },
 		Verify: func(t *testing.T, l ledgeranchor.Ledger, p ledgeranchor.Proof, c *ledgertest.Cast) (*ledgeranchor.Record, error) {
+			return verifyFabric(t, p, c)
+		},
+	})
+}
+
+// verifyFabric checks a channel's proof from outside.
+func verifyFabric(t *testing.T, p ledgeranchor.Proof, c *ledgertest.Cast) (*ledgeranchor.Record, error) {
+	text, err := p.MarshalText()
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := ParseProof(text)
+	if err != nil {
+		return nil, err
+	}
+	return parsed.Verify(cas(t), 2, c.Members(t))
+}
+
+func TestConformanceOfTwoChannels(t *testing.T) {
+	ledgertest.Run(t, cast, ledgertest.Harness{
+		New: func(t *testing.T, _ *x509.Certificate) ledgeranchor.Ledger {
+			s, err := NewSharded(newRouter(t), newRouter(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		},
+		Verify: func(t *testing.T, _ ledgeranchor.Ledger, p ledgeranchor.Proof, c *ledgertest.Cast) (*ledgeranchor.Record, error) {
+			return verifyFabric(t, p, c)
+		},
+	})
+}
+
+func TestConformanceOfAnAnchoredLog(t *testing.T) {
+	ledgertest.Run(t, cast, ledgertest.Harness{
+		New: func(t *testing.T, root *x509.Certificate) ledgeranchor.Ledger {
+			dir := t.TempDir()
+			if err := embedded.Create(dir, "relay.example/gid-ledger", []*x509.Certificate{root}); err != nil {
+				t.Fatal(err)
+			}
+			local, err := embedded.Open(t.Context(), dir, embedded.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := anchored.New(local, open(t, "relays", channel(t)), anchored.Options{Author: cast.Log, Interval: 300 * time.Millisecond})
+			t.Cleanup(func() {
+				if err := errors.Join(l.Close(), local.Close()); err != nil {
+					t.Error(err)
+				}
+			})
+			return l
+		},
+		Verify: func(t *testing.T, l ledgeranchor.Ledger, p ledgeranchor.Proof, c *ledgertest.Cast) (*ledgeranchor.Record, error) {
 			text, err := p.MarshalText()
 			if err != nil {
 				return nil, err
 			}
-			parsed, err := ParseProof(text)
+			parsed, err := anchored.ParseProof(text, func(b []byte) (ledgeranchor.Proof, error) { return ParseProof(b) })
 			if err != nil {
 				return nil, err
 			}
-			return parsed.Verify(cas(t), 2, c.Members(t))
+			return parsed.Verify(l.(*anchored.Ledger).Verifier(), c.Members(t), func(p ledgeranchor.Proof) (*ledgeranchor.Record, error) { return verifyFabric(t, p, c) })
 		},
 	})
 }
