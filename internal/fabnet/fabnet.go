@@ -681,33 +681,60 @@ type Identity struct {
 	CAs         *x509.CertPool // that issue the certificates of the organization's peers and clients
 }
 
-// Client returns the identity of the organization's client.
+// Client returns the identity of the organization's client. It knows the peers of the
+// other organizations as well, to take when its own is lost.
 func (o *Organization) Client() (*Identity, error) {
-	dir := filepath.Join(o.dir(), "users", "User1@"+o.Domain, "msp")
-	id := &Identity{MSP: o.MSP, Peers: []string{o.Address}, PeerRoots: x509.NewCertPool(), CAs: x509.NewCertPool()}
-	cert, err := os.ReadFile(filepath.Join(dir, "signcerts", "User1@"+o.Domain+"-cert.pem"))
+	id, err := ReadClient(o.net.o.Dir, o.Name, o.MSP)
 	if err != nil {
 		return nil, err
 	}
-	key, err := os.ReadFile(filepath.Join(dir, "keystore", "priv_sk"))
+	id.Peers = []string{o.Address}
+	for _, x := range o.net.Organizations {
+		if x != o {
+			id.Peers = append(id.Peers, x.Address)
+		}
+	}
+	return id, nil
+}
+
+// ReadClient reads the identity of an organization's client from the files of a
+// network. It does not know the peers.
+func ReadClient(dir, org, msp string) (*Identity, error) {
+	orgs := filepath.Join(dir, "crypto/peerOrganizations")
+	domain := org + ".gid"
+	user := filepath.Join(orgs, domain, "users", "User1@"+domain, "msp")
+	id := &Identity{MSP: msp, PeerRoots: x509.NewCertPool(), CAs: x509.NewCertPool()}
+	add := func(pool *x509.CertPool, pattern string) error {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			return fmt.Errorf("%s: no certificate: %w", pattern, errors.Join(err, os.ErrNotExist))
+		}
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				return err
+			}
+			if !pool.AppendCertsFromPEM(b) {
+				return fmt.Errorf("%s: no certificate", f)
+			}
+		}
+		return nil
+	}
+	if err := errors.Join(add(id.PeerRoots, filepath.Join(orgs, "*/tlsca/*-cert.pem")), add(id.CAs, filepath.Join(orgs, domain, "ca/*-cert.pem"))); err != nil {
+		return nil, err
+	}
+	cert, err := os.ReadFile(filepath.Join(user, "signcerts", "User1@"+domain+"-cert.pem"))
 	if err != nil {
 		return nil, err
 	}
-	for pool, file := range map[*x509.CertPool]string{
-		id.PeerRoots: filepath.Join(o.peerDir(), "tls/ca.crt"), id.CAs: filepath.Join(o.dir(), "ca", "ca."+o.Domain+"-cert.pem"),
-	} {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			return nil, err
-		}
-		if !pool.AppendCertsFromPEM(b) {
-			return nil, fmt.Errorf("%s: no certificate", file)
-		}
+	key, err := os.ReadFile(filepath.Join(user, "keystore", "priv_sk"))
+	if err != nil {
+		return nil, err
 	}
 	cb, _ := pem.Decode(cert)
 	kb, _ := pem.Decode(key)
 	if cb == nil || kb == nil {
-		return nil, fmt.Errorf("%s: not PEM", dir)
+		return nil, fmt.Errorf("%s: not PEM", user)
 	}
 	if id.Certificate, err = x509.ParseCertificate(cb.Bytes); err != nil {
 		return nil, err

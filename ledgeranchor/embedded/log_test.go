@@ -4,9 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -278,7 +276,7 @@ func TestMain(m *testing.M) {
 // writer appends hops for ever, each second one of which another writer appends as
 // well, and prints the number of each when it is acknowledged.
 func writer(dir, author, from string) error {
-	a, err := readAuthor(author)
+	a, err := ledgertest.ReadAuthor(author)
 	if err != nil {
 		return err
 	}
@@ -306,36 +304,6 @@ func writer(dir, author, from string) error {
 	}
 }
 
-func writeAuthor(t *testing.T, path string, a *ledgeranchor.Author) {
-	t.Helper()
-	der, err := x509.MarshalPKCS8PrivateKey(a.Key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := append(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Certificate.Raw})...)
-	if err := os.WriteFile(path, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func readAuthor(path string) (*ledgeranchor.Author, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	key, text := pem.Decode(text)
-	k, err := x509.ParsePKCS8PrivateKey(key.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode(text)
-	c, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	return ledgeranchor.NewAuthor(k.(crypto.Signer), c)
-}
-
 // Several processes append to one log, some of it the same, and are killed: what
 // was acknowledged is there, everything is there once, and the log is whole.
 func TestKilledWritersLoseNothing(t *testing.T) {
@@ -350,7 +318,7 @@ func TestKilledWritersLoseNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	author := filepath.Join(t.TempDir(), "author.pem")
-	writeAuthor(t, author, c.Relay)
+	ledgertest.WriteAuthor(t, author, c.Relay)
 	const rounds = 4
 	acked := 0
 	for round := range rounds {

@@ -26,7 +26,10 @@ import (
 // themselves. They share one; each test has a channel of its own.
 const channels = 34
 
-var network *fabnet.Network
+var (
+	network *fabnet.Network
+	bft     fabnet.Options // of the network that the test of faults starts
+)
 
 var (
 	rootsFile string
@@ -35,7 +38,16 @@ var (
 	next      int
 )
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	if task := os.Getenv(writerTask); task != "" {
+		if err := writer(task); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	fail := func(err error) int {
@@ -72,10 +84,11 @@ func run(m *testing.M) int {
 	for i := range channels {
 		o.Channels = append(o.Channels, fmt.Sprintf("ledger%d", i))
 	}
+	bft = o
 	if network, err = fabnet.Start(o); err != nil {
 		return fail(err)
 	}
-	defer network.Close()
+	defer func() { network.Close() }()
 	return m.Run()
 }
 

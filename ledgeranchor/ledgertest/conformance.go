@@ -3,16 +3,19 @@ package ledgertest
 
 import (
 	"context"
+	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/binary"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/big"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -100,6 +103,42 @@ func (c *Cast) author(name string, roles ...string) (*ledgeranchor.Author, error
 		return nil, err
 	}
 	return ledgeranchor.NewAuthor(key, cert)
+}
+
+// WriteAuthor writes an author's key and certificate into a file, for another process
+// to read with ReadAuthor.
+func WriteAuthor(t testing.TB, path string, a *ledgeranchor.Author) {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(a.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := append(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Certificate.Raw})...)
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ReadAuthor reads what WriteAuthor wrote.
+func ReadAuthor(path string) (*ledgeranchor.Author, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	kb, text := pem.Decode(text)
+	cb, _ := pem.Decode(text)
+	if kb == nil || cb == nil {
+		return nil, fmt.Errorf("%s: not PEM", path)
+	}
+	k, err := x509.ParsePKCS8PrivateKey(kb.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	c, err := x509.ParseCertificate(cb.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	return ledgeranchor.NewAuthor(k.(crypto.Signer), c)
 }
 
 // Authors returns all members of the cast.
