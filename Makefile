@@ -8,7 +8,7 @@ GO ?= go
 FUZZTIME ?= 30s
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 
-.PHONY: help build deps demo test unit e2e fabric fabric-tools bench lint fuzz generate vectors clean
+.PHONY: help build deps demo test unit e2e fabric fabric-tools fabric-up fabric-down bench lint fuzz generate vectors clean
 
 help:
 	@echo "make build    build the programs into bin/"
@@ -17,6 +17,7 @@ help:
 	@echo "make unit     run the tests that need no root"
 	@echo "make e2e      run the end-to-end tests (root)"
 	@echo "make fabric   run the tests against Hyperledger Fabric, which it builds and starts"
+	@echo "make fabric-up, fabric-down   a small Fabric network, to try things out"
 	@echo "make bench    run the benchmarks, which print ratios (root)"
 	@echo "make lint     gofmt, go vet, staticcheck, govulncheck"
 	@echo "make fuzz     run each fuzz target for FUZZTIME ($(FUZZTIME))"
@@ -54,12 +55,22 @@ bin/fabric/peer: deploy/fabric/tools/go.mod
 fabric: fabric-tools
 	$(GO) test -count=1 -timeout 20m -tags fabric ./ledgeranchor/fabric
 
+# A small network for development; FABRIC_FLAGS="--orderers 4" for BFT.
+fabric-up: build fabric-tools
+	$(GO) build -o bin/fabricup ./internal/fabricup
+	bin/fabricup up --dir fabric-network $(FABRIC_FLAGS)
+
+fabric-down:
+	bin/fabricup down --dir fabric-network
+
 lint:
 	@scripts/lint.sh
 
-bench: deps build
+bench: deps build fabric-tools
 	$(GO) test -run '^$$' -bench . -benchtime 2s ./idcodec ./dhcpv6 ./sava
+	$(GO) test -run '^$$' -bench . -benchtime 5x ./ledgeranchor/embedded
 	$(GO) test -count=1 -run "^$$" -bench . -benchtime 1x -tags e2e ./sava/xdp ./test/bench
+	$(GO) test -count=1 -timeout 20m -run "^$$" -bench . -benchtime 1x -tags fabric ./ledgeranchor/fabric
 
 fuzz:
 	@scripts/fuzz.sh $(FUZZTIME)

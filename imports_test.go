@@ -27,6 +27,7 @@ var helpers = map[string][]string{
 	"internal/config":       {"eidauth", "idcodec", "lease"},
 	"internal/demo":         {"internal/netlab"},
 	"internal/fabnet":       nil,
+	"internal/fabricup":     {"internal/cli", "internal/fabnet", "internal/identityfile", "trace"},
 	"internal/control":      nil,
 	"internal/harden":       nil,
 	"internal/identityfile": {"internal/secretfile", "trace"},

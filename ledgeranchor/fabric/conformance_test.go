@@ -93,7 +93,7 @@ func run(m *testing.M) int {
 }
 
 // channel returns a channel that no other test uses.
-func channel(t *testing.T) string {
+func channel(t testing.TB) string {
 	nextMu.Lock()
 	defer nextMu.Unlock()
 	if next >= channels {
@@ -103,7 +103,7 @@ func channel(t *testing.T) string {
 	return fmt.Sprintf("ledger%d", next-1)
 }
 
-func open(t *testing.T, org, channel string) *Ledger {
+func open(t testing.TB, org, channel string) *Ledger {
 	t.Helper()
 	id, err := network.Organization(org).Client()
 	if err != nil {
@@ -146,7 +146,7 @@ func newRouter(t *testing.T) *router {
 }
 
 // CAs are the organizations' certificates, which one outside knows.
-func cas(t *testing.T) map[string]*x509.CertPool {
+func cas(t testing.TB) map[string]*x509.CertPool {
 	t.Helper()
 	out := make(map[string]*x509.CertPool)
 	for _, o := range network.Organizations {
@@ -169,7 +169,7 @@ func TestConformance(t *testing.T) {
 }
 
 // verifyFabric checks a channel's proof from outside.
-func verifyFabric(t *testing.T, p ledgeranchor.Proof, c *ledgertest.Cast) (*ledgeranchor.Record, error) {
+func verifyFabric(t testing.TB, p ledgeranchor.Proof, c *ledgertest.Cast) (*ledgeranchor.Record, error) {
 	text, err := p.MarshalText()
 	if err != nil {
 		return nil, err
