@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"net/netip"
 	"net/url"
 	"os"
@@ -25,6 +26,7 @@ import (
 	"brightgid/internal/secretfile"
 	"brightgid/ledgeranchor"
 	"brightgid/ledgeranchor/embedded"
+	"brightgid/ledgeranchor/fabric"
 	"brightgid/trace"
 )
 
@@ -84,7 +86,7 @@ shall examine the ledger, and publish log/ if you like.`,
 }
 
 func ledgerRecordCommand() *cobra.Command {
-	var dir, identity, kind, warrant, resolution string
+	var dir, onFabric, identity, kind, warrant, resolution string
 	var approvals []string
 	var asJSON, dryRun bool
 	c := &cobra.Command{
@@ -112,7 +114,7 @@ nothing of a person. The same record appended again is one record.`,
 			if err != nil {
 				return fmt.Errorf("%s: %w", identity, err)
 			}
-			l, err := embedded.Open(c.Context(), dir, embedded.Options{})
+			l, members, err := openToWrite(c.Context(), dir, onFabric)
 			if err != nil {
 				return err
 			}
@@ -137,7 +139,7 @@ nothing of a person. The same record appended again is one record.`,
 				return err
 			}
 			if dryRun {
-				if _, err := l.Members().CheckAll([]*ledgeranchor.Signed{intro, signed[0]}, time.Now()); err != nil {
+				if _, err := members.CheckAll([]*ledgeranchor.Signed{intro, signed[0]}, time.Now()); err != nil {
 					return err
 				}
 				return printJSON(c.OutOrStdout(), signed[0])
@@ -156,7 +158,8 @@ nothing of a person. The same record appended again is one record.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&dir, "ledger", "", "the ledger's `directory`")
+	f.StringVar(&dir, "ledger", "", "the ledger's `directory` on this machine")
+	f.StringVar(&onFabric, "fabric", "", "or: a ledger on Fabric, a `file` that tells how to reach it")
 	f.StringVarP(&identity, "identity", "i", "", "who did it, the `path` without .key and .pem")
 	f.StringVar(&kind, "kind", "", "`kind`: warrant, resolution, approval or disclosure")
 	f.StringVarP(&warrant, "warrant", "w", "", "signed warrant, a `file`")
@@ -164,8 +167,28 @@ nothing of a person. The same record appended again is one record.`,
 	f.StringSliceVarP(&approvals, "approval", "a", nil, "approvals, `file`s")
 	f.BoolVar(&dryRun, "dry-run", false, "print the record and append nothing")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
-	cli.Require(c, "ledger", "identity", "kind", "warrant")
+	cli.Require(c, "identity", "kind", "warrant")
 	return c
+}
+
+// openToWrite opens a ledger to append to it.
+func openToWrite(ctx context.Context, dir, onFabric string) (ledgeranchor.Ledger, *ledgeranchor.Members, error) {
+	if (dir == "") == (onFabric == "") {
+		return nil, nil, cli.Usagef("want either --ledger or --fabric")
+	}
+	if dir != "" {
+		l, err := embedded.Open(ctx, dir, embedded.Options{})
+		if err != nil {
+			return nil, nil, err
+		}
+		return l, l.Members(), nil
+	}
+	x, err := openFabric(onFabric)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := x.ledger()
+	return l, x.trust.Members, err
 }
 
 func printReceipt(w io.Writer, s *ledgeranchor.Signed, r ledgeranchor.Receipt, asJSON bool) error {
@@ -281,10 +304,43 @@ func (d *traceDocuments) find(ctx context.Context, l ledgeranchor.Ledger, kind l
 	return nil, nil
 }
 
+// examined is a ledger that is examined from outside.
+type examined interface {
+	Entries(ctx context.Context, from uint64) iter.Seq2[*ledgeranchor.Entry, error]
+	Members() *ledgeranchor.Members
+	prove(ctx context.Context, e *ledgeranchor.Entry) (ledgeranchor.Proof, error)
+}
+
+// logReader is a log that is examined.
+type logReader struct{ *embedded.Reader }
+
+func (r logReader) prove(ctx context.Context, e *ledgeranchor.Entry) (ledgeranchor.Proof, error) {
+	return r.Prove(ctx, e.Position)
+}
+
 // source is where a ledger is examined, from outside.
 type source struct {
-	ledger, log, vkey, roots string
-	asJSON                   bool
+	ledger, log, vkey, roots, fabric string
+	asJSON                           bool
+}
+
+// open opens what is examined, for as long as f takes.
+func (s *source) open(f func(examined) error) error {
+	if s.fabric != "" {
+		if s.ledger != "" || s.log != "" {
+			return cli.Usagef("want one of --ledger, --log and --fabric")
+		}
+		x, err := openFabric(s.fabric)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f(x), x.Close())
+	}
+	r, err := s.reader()
+	if err != nil {
+		return err
+	}
+	return f(logReader{r})
 }
 
 func (s *source) add(c *cobra.Command) {
@@ -293,6 +349,7 @@ func (s *source) add(c *cobra.Command) {
 	f.StringVar(&s.log, "log", "", "the log's files, a `directory` or URL")
 	f.StringVar(&s.vkey, "vkey", "", "the log's public key, a `file`")
 	f.StringVar(&s.roots, "roots", "", "certificates of members, or of those who issue theirs, a `file`")
+	f.StringVar(&s.fabric, "fabric", "", "or: a ledger on Fabric, and whom to trust there, a `file`")
 	f.BoolVar(&s.asJSON, "json", false, "print JSON")
 }
 
@@ -315,9 +372,10 @@ func (s *source) trust() (note.Verifier, *ledgeranchor.Members, error) {
 	return v, members, nil
 }
 
-func (s *source) open() (*embedded.Reader, error) {
+// reader returns the log that is examined.
+func (s *source) reader() (*embedded.Reader, error) {
 	if (s.ledger == "") == (s.log == "") {
-		return nil, cli.Usagef("want either --ledger or --log")
+		return nil, cli.Usagef("want one of --ledger, --log and --fabric")
 	}
 	if s.ledger != "" {
 		s.log = filepath.Join(s.ledger, "log")
@@ -348,7 +406,7 @@ func (s *source) open() (*embedded.Reader, error) {
 }
 
 // who names a record's author.
-func who(r *embedded.Reader, author ledgeranchor.Hash) string {
+func who(r examined, author ledgeranchor.Hash) string {
 	if c, ok := r.Members().Certificate(author); ok {
 		return c.Subject.CommonName
 	}
@@ -397,31 +455,7 @@ the whole log.`,
 			if err := q.Check(); err != nil {
 				return cli.UsageError{Err: err}
 			}
-			r, err := s.open()
-			if err != nil {
-				return err
-			}
-			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
-			if !s.asJSON {
-				fmt.Fprintln(w, "POSITION\tTIME\tKIND\tBY\tNAME\tABOUT")
-			}
-			lines := json.NewEncoder(c.OutOrStdout())
-			for e, err := range r.Entries(c.Context(), 0) {
-				if err != nil {
-					return errors.Join(w.Flush(), err)
-				}
-				if !q.Wants(e.Record) {
-					continue
-				}
-				if s.asJSON {
-					if err := lines.Encode(e); err != nil {
-						return err
-					}
-					continue
-				}
-				fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", e.Position, e.Record.At().Format(time.RFC3339), e.Record.Kind, who(r, e.Record.Author), e.Signed.Name().String()[:16], about(e.Record))
-			}
-			return w.Flush()
+			return s.open(func(r examined) error { return list(c, r, &q, s.asJSON) })
 		},
 	}
 	s.add(c)
@@ -433,6 +467,31 @@ the whole log.`,
 	f.StringVar(&from, "from", "", "records of this `time` or later")
 	f.StringVar(&until, "until", "", "records of this `time` or earlier")
 	return c
+}
+
+// list prints the records that a query asks for.
+func list(c *cobra.Command, r examined, q *ledgeranchor.Query, asJSON bool) error {
+	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+	if !asJSON {
+		fmt.Fprintln(w, "POSITION\tTIME\tKIND\tBY\tNAME\tABOUT")
+	}
+	lines := json.NewEncoder(c.OutOrStdout())
+	for e, err := range r.Entries(c.Context(), 0) {
+		if err != nil {
+			return errors.Join(w.Flush(), err)
+		}
+		if !q.Wants(e.Record) {
+			continue
+		}
+		if asJSON {
+			if err := lines.Encode(e); err != nil {
+				return err
+			}
+			continue
+		}
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", e.Position, e.Record.At().Format(time.RFC3339), e.Record.Kind, who(r, e.Record.Author), e.Signed.Name().String()[:16], about(e.Record))
+	}
+	return w.Flush()
 }
 
 // about says what a record is about, shortly.
@@ -462,44 +521,7 @@ func ledgerShowCommand() *cobra.Command {
 write what proves to others that the ledger has it (C2SP tlog-proof).`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			r, err := s.open()
-			if err != nil {
-				return err
-			}
-			position, err := strconv.ParseUint(args[0], 10, 64)
-			byPosition := err == nil && len(args[0]) < 16
-			var found *ledgeranchor.Entry
-			for e, err := range r.Entries(c.Context(), 0) {
-				if err != nil {
-					return err
-				}
-				if byPosition && e.Position == position || !byPosition && strings.HasPrefix(e.Signed.Name().String(), args[0]) {
-					if found != nil {
-						return fmt.Errorf("%q is the beginning of several names", args[0])
-					}
-					found = e
-				}
-			}
-			if found == nil {
-				return fmt.Errorf("%s: %w", args[0], ledgeranchor.ErrNotFound)
-			}
-			if proof != "" {
-				p, err := r.Prove(c.Context(), found.Position)
-				if err != nil {
-					return err
-				}
-				text, err := p.MarshalText()
-				if err != nil {
-					return err
-				}
-				if err := secretfile.CreatePublic(proof, text); err != nil {
-					return err
-				}
-			}
-			if s.asJSON {
-				return printJSON(c.OutOrStdout(), found)
-			}
-			return printRecord(c.OutOrStdout(), r, found)
+			return s.open(func(r examined) error { return show(c, r, args[0], proof, s.asJSON) })
 		},
 	}
 	s.add(c)
@@ -507,7 +529,45 @@ write what proves to others that the ledger has it (C2SP tlog-proof).`,
 	return c
 }
 
-func printRecord(out io.Writer, reader *embedded.Reader, e *ledgeranchor.Entry) error {
+// show prints a record, and writes its proof.
+func show(c *cobra.Command, r examined, which, proof string, asJSON bool) error {
+	position, err := strconv.ParseUint(which, 10, 64)
+	byPosition := err == nil && len(which) < 16
+	var found *ledgeranchor.Entry
+	for e, err := range r.Entries(c.Context(), 0) {
+		if err != nil {
+			return err
+		}
+		if byPosition && e.Position == position || !byPosition && strings.HasPrefix(e.Signed.Name().String(), which) {
+			if found != nil {
+				return fmt.Errorf("%q is the beginning of several names", which)
+			}
+			found = e
+		}
+	}
+	if found == nil {
+		return fmt.Errorf("%s: %w", which, ledgeranchor.ErrNotFound)
+	}
+	if proof != "" {
+		p, err := r.prove(c.Context(), found)
+		if err != nil {
+			return err
+		}
+		text, err := p.MarshalText()
+		if err != nil {
+			return err
+		}
+		if err := secretfile.CreatePublic(proof, text); err != nil {
+			return err
+		}
+	}
+	if asJSON {
+		return printJSON(c.OutOrStdout(), found)
+	}
+	return printRecord(c.OutOrStdout(), r, found)
+}
+
+func printRecord(out io.Writer, reader examined, e *ledgeranchor.Entry) error {
 	r := e.Record
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "name\t%s\nposition\t%d\nkind\t%s\ntime\t%s\nby\t%s (%s)\n", e.Signed.Name(), e.Position, r.Kind, r.At().Format(time.RFC3339Nano), who(reader, r.Author), r.Author)
@@ -556,7 +616,10 @@ certificate must be among the roots, or the ledger be at hand.`,
 			if proof != "" {
 				return verifyProof(c, &s, proof)
 			}
-			r, err := s.open()
+			if s.fabric != "" {
+				return verifyFabric(c, &s, remember)
+			}
+			r, err := s.reader()
 			if err != nil {
 				return err
 			}
@@ -619,10 +682,85 @@ certificate must be among the roots, or the ledger be at hand.`,
 	return c
 }
 
-func verifyProof(c *cobra.Command, s *source, path string) error {
-	text, err := readFile(path, 1<<20)
+// verifyFabric checks a ledger on Fabric.
+func verifyFabric(c *cobra.Command, s *source, remember string) error {
+	x, err := openFabric(s.fabric)
 	if err != nil {
 		return err
+	}
+	defer x.Close()
+	var old []*ledgeranchor.Head
+	if remember != "" {
+		b, err := readFile(remember, 1<<16)
+		if err == nil {
+			err = json.Unmarshal(b, &old)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s: %w", remember, err)
+		}
+	}
+	heads, n, err := x.verify(c.Context(), old)
+	if err != nil {
+		return err
+	}
+	if remember != "" {
+		b, err := json.Marshal(heads)
+		if err != nil {
+			return err
+		}
+		if err := secretfile.Replace(remember, append(b, '\n')); err != nil {
+			return err
+		}
+	}
+	if s.asJSON {
+		return printJSON(c.OutOrStdout(), struct {
+			Heads      []*ledgeranchor.Head `json:"heads"`
+			Records    uint64               `json:"records"`
+			Remembered []*ledgeranchor.Head `json:"remembered,omitempty"`
+		}{heads, n, old})
+	}
+	for _, h := range heads {
+		fmt.Fprintf(c.OutOrStdout(), "%s: a chain of %d blocks (the last is %s)\n", h.Origin, h.Size, h.Root)
+	}
+	fmt.Fprintf(c.OutOrStdout(), "%d records, each signed by a member, each endorsed by %d organizations at least\n", n, x.trust.Endorsers)
+	for _, h := range old {
+		fmt.Fprintf(c.OutOrStdout(), "%s is what it was at block %d.\n", h.Origin, h.Size)
+	}
+	return nil
+}
+
+// verifyFabricProof checks a proof of Fabric's, offline.
+func verifyFabricProof(c *cobra.Command, s *source, path string, text []byte) error {
+	p, err := fabric.ParseProof(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	x, err := openFabric(s.fabric)
+	if err != nil {
+		return err
+	}
+	defer x.Close()
+	r, err := p.Verify(x.trust.Organizations, x.trust.Endorsers, x.trust.Members)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if s.asJSON {
+		return printJSON(c.OutOrStdout(), struct {
+			Channel string               `json:"channel"`
+			Record  *ledgeranchor.Record `json:"record"`
+		}{p.Channel, r})
+	}
+	fmt.Fprintf(c.OutOrStdout(), "%s: channel %s has this record: %s of %s, %s\n", path, p.Channel, r.Kind, r.At().Format(time.RFC3339), about(r))
+	return nil
+}
+
+func verifyProof(c *cobra.Command, s *source, path string) error {
+	text, err := readFile(path, 64<<20)
+	if err != nil {
+		return err
+	}
+	if s.fabric != "" {
+		return verifyFabricProof(c, s, path, text)
 	}
 	p, err := ledgeranchor.ParseLogProof(text)
 	if err != nil {
@@ -633,7 +771,7 @@ func verifyProof(c *cobra.Command, s *source, path string) error {
 		return err
 	}
 	if s.ledger != "" || s.log != "" {
-		r, err := s.open()
+		r, err := s.reader()
 		if err != nil {
 			return err
 		}
@@ -673,33 +811,34 @@ that fewer trustees approved than are needed. Ends with status 1 if there is any
 			if threshold < 1 {
 				return cli.Usagef("--threshold %d: want how many trustees open an NID", threshold)
 			}
-			r, err := s.open()
-			if err != nil {
-				return err
-			}
-			a := ledgeranchor.NewAuditor(threshold)
-			for e, err := range r.Entries(c.Context(), 0) {
-				if err != nil {
-					return err
-				}
-				a.Take(e)
-			}
-			report := a.Report()
-			if s.asJSON {
-				err = printJSON(c.OutOrStdout(), report)
-			} else {
-				err = printAudit(c.OutOrStdout(), report)
-			}
-			if err == nil && len(report.Problems) > 0 {
-				return cli.ErrQuiet
-			}
-			return err
+			return s.open(func(r examined) error { return audit(c, r, threshold, s.asJSON) })
 		},
 	}
 	s.add(c)
 	c.Flags().IntVar(&threshold, "threshold", 0, "how many trustees must approve, a `number`")
 	cli.Require(c, "threshold")
 	return c
+}
+
+// audit prints what an audit finds.
+func audit(c *cobra.Command, r examined, threshold int, asJSON bool) (err error) {
+	a := ledgeranchor.NewAuditor(threshold)
+	for e, err := range r.Entries(c.Context(), 0) {
+		if err != nil {
+			return err
+		}
+		a.Take(e)
+	}
+	report := a.Report()
+	if asJSON {
+		err = printJSON(c.OutOrStdout(), report)
+	} else {
+		err = printAudit(c.OutOrStdout(), report)
+	}
+	if err == nil && len(report.Problems) > 0 {
+		return cli.ErrQuiet
+	}
+	return err
 }
 
 func printAudit(out io.Writer, a *ledgeranchor.AuditReport) error {

@@ -121,13 +121,44 @@ func (o *options) run(ctx context.Context, c *cobra.Command) (err error) {
 	for _, org := range n.Organizations {
 		fmt.Fprintf(&text, "%-10s %s, peer %s, members %s\n", org.Name, org.MSP, org.Address, strings.Join(members[org.Name], ", "))
 	}
+	for _, org := range n.Organizations {
+		if err := o.ledgerConfig(n, org); err != nil {
+			return err
+		}
+	}
 	fmt.Fprintf(&text, "keys and certificates: %s/crypto and %s/members\n", o.dir, o.dir)
+	fmt.Fprintf(&text, "for tracectl ledger --fabric: %s/members/isp.toml, relays.toml, authority.toml\n", o.dir)
 	if err := os.WriteFile(filepath.Join(o.dir, readyFile), []byte(text.String()), 0o600); err != nil {
 		return err
 	}
 	fmt.Fprint(c.OutOrStdout(), text.String())
 	<-ctx.Done()
 	return nil
+}
+
+// ledgerConfig writes the file by which tracectl finds the channel, for an
+// organization.
+func (o *options) ledgerConfig(n *fabnet.Network, org *fabnet.Organization) error {
+	quoted := func(all []string) string { return `["` + strings.Join(all, `", "`) + `"]` }
+	crypto := filepath.Join(o.dir, "crypto", "peerOrganizations")
+	user := filepath.Join(crypto, org.Domain, "users", "User1@"+org.Domain, "msp")
+	var roots, peers, tls []string
+	var text strings.Builder
+	for _, x := range append([]*fabnet.Organization{org}, n.Organizations...) {
+		if x != org || len(peers) == 0 {
+			peers = append(peers, x.Address)
+		}
+	}
+	for _, x := range n.Organizations {
+		roots = append(roots, filepath.Join(o.dir, "members", x.Name+"-roots.pem"))
+		tls = append(tls, filepath.Join(crypto, x.Domain, "tlsca", "tlsca."+x.Domain+"-cert.pem"))
+	}
+	fmt.Fprintf(&text, "peers = %s\npeer-roots = %s\nmsp = %q\ncertificate = %q\nkey = %q\nchannels = %s\nroots = %s\nendorsers = 2\n",
+		quoted(peers), quoted(tls), org.MSP, filepath.Join(user, "signcerts", "User1@"+org.Domain+"-cert.pem"), filepath.Join(user, "keystore", "priv_sk"), quoted(o.channels), quoted(roots))
+	for _, x := range n.Organizations {
+		fmt.Fprintf(&text, "\n[[organization]]\nmsp = %q\nca = %q\n", x.MSP, filepath.Join(crypto, x.Domain, "ca", "ca."+x.Domain+"-cert.pem"))
+	}
+	return os.WriteFile(filepath.Join(o.dir, "members", org.Name+".toml"), []byte(text.String()), 0o600)
 }
 
 // up runs this program again, in the background.

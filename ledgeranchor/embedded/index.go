@@ -172,11 +172,18 @@ func (x *index) size() uint64 {
 	return x.end
 }
 
-// add indexes the records at the next positions.
-func (x *index) add(names []ledgeranchor.Hash, records []*ledgeranchor.Record) error {
+// add indexes the records from a position on, which must not be beyond the end. What
+// is indexed, by whichever process, is left out.
+func (x *index) add(from uint64, names []ledgeranchor.Hash, records []*ledgeranchor.Record) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if from > x.end {
+		return fmt.Errorf("index %s: it has %d records, and is to go on at %d", x.dir, x.end, from)
+	}
 	for i, r := range records {
+		if from+uint64(i) < x.end {
+			continue
+		}
 		n := len(x.slots)
 		x.slots = slotsOf(x.slots, x.end, names[i], r)
 		for _, s := range x.slots[n:] {
@@ -214,8 +221,8 @@ func (x *index) seal() error {
 	return nil
 }
 
-// reload takes the segments that other processes have made. The tail stays as it
-// is but for what they cover.
+// reload takes the segments that other processes have made instead of the own ones
+// and the tail. They may cover more.
 func (x *index) reload() error {
 	x.unload()
 	if err := x.load(); err != nil {
@@ -224,6 +231,7 @@ func (x *index) reload() error {
 	if x.covered() < x.end {
 		return fmt.Errorf("index %s: records from %d on are in no segment any more", x.dir, x.covered())
 	}
+	x.end = x.covered()
 	x.start, x.slots = x.end, x.slots[:0]
 	clear(x.tail)
 	return nil

@@ -72,7 +72,7 @@ func TestIndexFindsWhatAListFinds(t *testing.T) {
 	advance := func(x *index, n int) {
 		from := int(x.size())
 		to := min(records, from+n)
-		if err := x.add(names[from:to], all[from:to]); err != nil {
+		if err := x.add(uint64(from), names[from:to], all[from:to]); err != nil {
 			t.Fatal(err)
 		}
 	}

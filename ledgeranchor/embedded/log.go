@@ -118,6 +118,9 @@ type Ledger struct {
 	stop     context.CancelFunc
 	shutdown func(context.Context) error
 
+	writing sync.Mutex // the process's own part of the lock
+	known   uint64     // positions that were read, and whose members are known; the lock must be held
+
 	requests  chan *request
 	committed sync.WaitGroup
 	closing   sync.RWMutex // held for reading by those who send requests
@@ -220,6 +223,7 @@ func Open(ctx context.Context, dir string, o Options) (_ *Ledger, err error) {
 	if err := l.loadMembers(ctx); err != nil {
 		return nil, err
 	}
+	l.known = l.index.size()
 	if err := l.catchUp(ctx); err != nil {
 		return nil, err
 	}
@@ -273,12 +277,18 @@ func ReadTrust(vkeyPath, rootsPath string) (note.Verifier, []*x509.Certificate, 
 	}
 }
 
-// exclusive waits until no other process appends. The lock ends with the process.
+// exclusive waits until nobody else appends, in this process or another, whose lock
+// ends with it.
 func (l *Ledger) exclusive() (unlock func(), err error) {
+	l.writing.Lock()
 	for {
 		if err := unix.Flock(int(l.lock.Fd()), unix.LOCK_EX); err == nil {
-			return func() { _ = unix.Flock(int(l.lock.Fd()), unix.LOCK_UN) }, nil // closing it would as well
+			return func() {
+				_ = unix.Flock(int(l.lock.Fd()), unix.LOCK_UN) // closing it would as well
+				l.writing.Unlock()
+			}, nil
 		} else if !errors.Is(err, unix.EINTR) {
+			l.writing.Unlock()
 			return nil, fmt.Errorf("locking the ledger: %w", err)
 		}
 	}
@@ -434,7 +444,8 @@ func (l *Ledger) append(ctx context.Context, batch []*request) error {
 			return fmt.Errorf("the log has put a record at %d, not at %d: another program writes to it without its lock", got.Index, begun+uint64(i))
 		}
 	}
-	return l.index.add(names, records)
+	l.known = begun + uint64(len(names))
+	return l.index.add(begun, names, records)
 }
 
 // position finds a record by its name.
@@ -461,10 +472,10 @@ func (l *Ledger) catchUp(ctx context.Context) error {
 	if had := l.index.size(); had > size {
 		return fmt.Errorf("%w: it has %d records and had %d", ErrTampered, size, had)
 	}
-	for l.index.size() < size {
+	for l.known < size {
 		var names []ledgeranchor.Hash
 		var records []*ledgeranchor.Record
-		from := l.index.size()
+		from := l.known
 		for at := from; at < min(size, from+maxCommit); at++ {
 			e, err := l.read(ctx, at, size)
 			if err != nil {
@@ -472,9 +483,10 @@ func (l *Ledger) catchUp(ctx context.Context) error {
 			}
 			names, records = append(names, e.Signed.Name()), append(records, e.Record)
 		}
-		if err := l.index.add(names, records); err != nil {
+		if err := l.index.add(from, names, records); err != nil {
 			return err
 		}
+		l.known = from + uint64(len(names))
 	}
 	return nil
 }

@@ -80,6 +80,7 @@ func parseBlock(b *common.Block, code string) (*block, error) {
 // transaction is an endorsed transaction.
 type transaction struct {
 	id           string
+	seconds      int64    // unix time, as its client says
 	args         [][]byte // of the chaincode, without the transaction's name
 	response     []byte   // what was endorsed
 	action       *peer.ChaincodeAction
@@ -115,7 +116,7 @@ func parseTransaction(envelope []byte) (*transaction, error) {
 	var proposal peer.ChaincodeProposalPayload
 	var input peer.ChaincodeInvocationSpec
 	var response peer.ProposalResponsePayload
-	t := &transaction{id: header.GetTxId(), action: new(peer.ChaincodeAction), event: new(peer.ChaincodeEvent)}
+	t := &transaction{id: header.GetTxId(), seconds: header.GetTimestamp().GetSeconds(), action: new(peer.ChaincodeAction), event: new(peer.ChaincodeEvent)}
 	if err := proto.Unmarshal(tx.GetActions()[0].GetPayload(), &action); err != nil {
 		return nil, err
 	}

@@ -15,7 +15,6 @@ import (
 	"github.com/fxamacker/cbor/v2"
 	"github.com/hyperledger/fabric-protos-go-apiv2/ledger/rwset"
 	"github.com/hyperledger/fabric-protos-go-apiv2/ledger/rwset/kvrwset"
-	"github.com/hyperledger/fabric-protos-go-apiv2/msp"
 	"github.com/hyperledger/fabric-protos-go-apiv2/peer"
 	"google.golang.org/protobuf/proto"
 
@@ -109,28 +108,13 @@ func (p *Proof) Verify(organizations map[string]*x509.CertPool, need int, member
 	if err := p.writes(t, s.Name()); err != nil {
 		return nil, bad("%w", err)
 	}
-	endorsed := make(map[string]bool)
-	for _, e := range t.endorsements {
-		var id msp.SerializedIdentity
-		if err := proto.Unmarshal(e.GetEndorser(), &id); err != nil {
-			return nil, bad("an endorser: %w", err)
-		}
-		roots, known := organizations[id.GetMspid()]
-		if !known {
-			continue
-		}
-		if err := endorses(roots, id.GetIdBytes(), append(slices.Clone(t.response), e.GetEndorser()...), e.GetSignature(), r.At()); err != nil {
-			return nil, bad("the endorsement of %s: %w", id.GetMspid(), err)
-		}
-		endorsed[id.GetMspid()] = true
-	}
-	if len(endorsed) < need {
-		return nil, bad("%d of the organizations have endorsed it, %d are needed", len(endorsed), need)
+	if err := t.endorsed(organizations, need, time.Unix(t.seconds, 0)); err != nil {
+		return nil, bad("%w", err)
 	}
 	return r, nil
 }
 
-// endorses checks a peer's signature and certificate.
+// endorses checks a peer's signature, and its certificate at the transaction's time.
 func endorses(roots *x509.CertPool, certificate, text, signature []byte, at time.Time) error {
 	block, _ := pem.Decode(certificate)
 	if block == nil {
@@ -139,9 +123,6 @@ func endorses(roots *x509.CertPool, certificate, text, signature []byte, at time
 	c, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
 		return err
-	}
-	if at.Before(c.NotBefore) {
-		at = c.NotBefore // a record may be older than the peer that takes it
 	}
 	if _, err := c.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		return err

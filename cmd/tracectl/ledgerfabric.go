@@ -1,0 +1,218 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"iter"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"brightgid/internal/secretfile"
+	"brightgid/ledgeranchor"
+	"brightgid/ledgeranchor/fabric"
+)
+
+// fabricConfig is the file of --fabric. Paths in it are relative to it.
+type fabricConfig struct {
+	Peers         []string             `toml:"peers"`
+	PeerRoots     []string             `toml:"peer-roots"`
+	MSP           string               `toml:"msp"`
+	Certificate   string               `toml:"certificate"`
+	Key           string               `toml:"key"`
+	Channels      []string             `toml:"channels"`
+	Chaincode     string               `toml:"chaincode"`
+	Roots         []string             `toml:"roots"`
+	Endorsers     int                  `toml:"endorsers"`
+	Organizations []fabricOrganization `toml:"organization"`
+}
+
+type fabricOrganization struct {
+	MSP string `toml:"msp"`
+	CA  string `toml:"ca"`
+}
+
+// channels are the channels of a ledger on Fabric.
+type channels struct {
+	ledgers []*fabric.Ledger
+	names   []string
+	trust   fabric.Trust
+}
+
+func readFabricConfig(path string) (*fabricConfig, error) {
+	text, err := readFile(path, 1<<20)
+	if err != nil {
+		return nil, err
+	}
+	c := fabricConfig{Chaincode: "gid-ledger", Channels: []string{"ledger"}}
+	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(&c); err != nil {
+		var strict *toml.StrictMissingError
+		if errors.As(err, &strict) {
+			row, _ := strict.Errors[0].Position()
+			return nil, fmt.Errorf("%s:%d: unknown key %q", path, row, strict.Errors[0].Key())
+		}
+		var decode *toml.DecodeError
+		if errors.As(err, &decode) {
+			row, _ := decode.Position()
+			return nil, fmt.Errorf("%s:%d: %w", path, row, err)
+		}
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	for _, x := range []struct {
+		key string
+		ok  bool
+	}{{"peers", len(c.Peers) > 0}, {"peer-roots", len(c.PeerRoots) > 0}, {"msp", c.MSP != ""}, {"certificate", c.Certificate != ""}, {"key", c.Key != ""},
+		{"channels", len(c.Channels) > 0}, {"roots", len(c.Roots) > 0}, {"endorsers", c.Endorsers > 0}, {"organization", len(c.Organizations) >= c.Endorsers}} {
+		if !x.ok {
+			return nil, fmt.Errorf("%s: %s: it is missing, or too little", path, x.key)
+		}
+	}
+	near := func(p *string) {
+		if !filepath.IsAbs(*p) {
+			*p = filepath.Join(filepath.Dir(path), *p)
+		}
+	}
+	near(&c.Certificate)
+	near(&c.Key)
+	for i := range c.PeerRoots {
+		near(&c.PeerRoots[i])
+	}
+	for i := range c.Roots {
+		near(&c.Roots[i])
+	}
+	for i := range c.Organizations {
+		near(&c.Organizations[i].CA)
+	}
+	return &c, nil
+}
+
+// openFabric connects to the channels that a file names.
+func openFabric(path string) (_ *channels, err error) {
+	c, err := readFabricConfig(path)
+	if err != nil {
+		return nil, err
+	}
+	pool := func(files ...string) (*x509.CertPool, error) {
+		certs, err := readCertificates(files)
+		p := x509.NewCertPool()
+		for _, c := range certs {
+			p.AddCert(c)
+		}
+		return p, err
+	}
+	peerRoots, err := pool(c.PeerRoots...)
+	if err != nil {
+		return nil, err
+	}
+	certs, err := readCertificates([]string{c.Certificate})
+	if err != nil {
+		return nil, err
+	}
+	text, err := secretfile.Read(c.Key)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(text)
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, fmt.Errorf("%s: not a key in PEM", c.Key)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: not a PKCS #8 private key", c.Key)
+	}
+	roots, err := readCertificates(c.Roots)
+	if err != nil {
+		return nil, err
+	}
+	x := &channels{names: c.Channels, trust: fabric.Trust{Organizations: make(map[string]*x509.CertPool), Endorsers: c.Endorsers, Members: ledgeranchor.NewMembers(roots)}}
+	for _, r := range roots {
+		_ = x.trust.Members.Add(r, time.Now()) // an issuer's certificate need not be fit to sign records
+	}
+	for _, o := range c.Organizations {
+		if x.trust.Organizations[o.MSP], err = pool(o.CA); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range c.Channels {
+		l, err := fabric.Open(fabric.Config{Peers: c.Peers, PeerRoots: peerRoots, MSP: c.MSP, Certificate: certs[0], Key: key, Channel: name, Chaincode: c.Chaincode})
+		if err != nil {
+			return nil, errors.Join(err, x.Close())
+		}
+		x.ledgers = append(x.ledgers, l)
+	}
+	return x, nil
+}
+
+func (x *channels) Close() error {
+	var errs []error
+	for _, l := range x.ledgers {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// ledger returns the channels as one ledger.
+func (x *channels) ledger() (ledgeranchor.Ledger, error) {
+	if len(x.ledgers) == 1 {
+		return x.ledgers[0], nil
+	}
+	var all []ledgeranchor.Ledger
+	for _, l := range x.ledgers {
+		all = append(all, l)
+	}
+	return fabric.NewSharded(all...)
+}
+
+// Members implements examined.
+func (x *channels) Members() *ledgeranchor.Members { return x.trust.Members }
+
+// Entries implements examined: one channel after the other.
+func (x *channels) Entries(ctx context.Context, from uint64) iter.Seq2[*ledgeranchor.Entry, error] {
+	return func(yield func(*ledgeranchor.Entry, error) bool) {
+		for _, l := range x.ledgers {
+			for e, err := range l.Entries(ctx, from) {
+				if err == nil {
+					_, err = x.trust.Members.Check(e.Signed)
+				}
+				if !yield(e, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
+}
+
+// prove implements examined.
+func (x *channels) prove(ctx context.Context, e *ledgeranchor.Entry) (ledgeranchor.Proof, error) {
+	for i, l := range x.ledgers {
+		if x.names[i] == e.Channel {
+			return l.Prove(ctx, e.Signed.Name())
+		}
+	}
+	return nil, ledgeranchor.ErrNotFound
+}
+
+// verify checks all channels, and returns what it found of each.
+func (x *channels) verify(ctx context.Context, old []*ledgeranchor.Head) (heads []*ledgeranchor.Head, records uint64, err error) {
+	for i, l := range x.ledgers {
+		var before *ledgeranchor.Head
+		for _, h := range old {
+			if strings.TrimPrefix(h.Origin, "fabric:") == x.names[i] {
+				before = h
+			}
+		}
+		h, n, err := l.Verify(ctx, x.trust, before)
+		if err != nil {
+			return nil, records, fmt.Errorf("channel %s: %w", x.names[i], err)
+		}
+		heads, records = append(heads, h), records+n
+	}
+	return heads, records, nil
+}
