@@ -53,7 +53,7 @@ bin/fabric/peer: deploy/fabric/tools/go.mod
 	chmod -R u+w bin/fabric && touch $@
 
 fabric: fabric-tools
-	$(GO) test -count=1 -timeout 20m -tags fabric ./ledgeranchor/fabric
+	$(GO) test -count=1 -timeout 20m -p 1 -tags fabric ./ledgeranchor/fabric ./internal/fabricup
 
 # A small network for development; FABRIC_FLAGS="--orderers 4" for BFT.
 fabric-up: build fabric-tools
@@ -79,7 +79,7 @@ generate:
 	C_INCLUDE_PATH=/usr/include/$$(uname -m)-linux-gnu $(GO) generate ./sava/xdp
 
 vectors:
-	$(GO) test ./idcodec -run VectorFile -update
+	$(GO) test ./idcodec ./ledgeranchor -run VectorFile -update
 
 clean:
 	rm -rf bin

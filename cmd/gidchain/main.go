@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/hyperledger/fabric-chaincode-go/v2/shim"
@@ -62,7 +63,7 @@ func load(path string) (*chaincode.Contract, error) {
 		var strict *toml.StrictMissingError
 		if errors.As(err, &strict) {
 			row, _ := strict.Errors[0].Position()
-			return nil, fmt.Errorf("%s:%d: unknown key %q", path, row, strict.Errors[0].Key())
+			return nil, fmt.Errorf("%s:%d: unknown key %q", path, row, strings.Join(strict.Errors[0].Key(), "."))
 		}
 		var decode *toml.DecodeError
 		if errors.As(err, &decode) {

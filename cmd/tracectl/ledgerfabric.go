@@ -55,7 +55,7 @@ func readFabricConfig(path string) (*fabricConfig, error) {
 		var strict *toml.StrictMissingError
 		if errors.As(err, &strict) {
 			row, _ := strict.Errors[0].Position()
-			return nil, fmt.Errorf("%s:%d: unknown key %q", path, row, strict.Errors[0].Key())
+			return nil, fmt.Errorf("%s:%d: unknown key %q", path, row, strings.Join(strict.Errors[0].Key(), "."))
 		}
 		var decode *toml.DecodeError
 		if errors.As(err, &decode) {
