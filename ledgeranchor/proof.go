@@ -102,6 +102,15 @@ func OpenCheckpoint(checkpoint []byte, log note.Verifier) (*Head, error) {
 	if err != nil {
 		return nil, fmt.Errorf("checkpoint: %w", err)
 	}
+	// note reads other encodings of a signature as well; of a proof there shall be one.
+	for line := range strings.Lines(string(checkpoint)) {
+		if rest, ok := strings.CutPrefix(line, "— "); ok {
+			_, sig, _ := strings.Cut(strings.TrimSuffix(rest, "\n"), " ")
+			if _, err := base64.StdEncoding.Strict().DecodeString(sig); err != nil {
+				return nil, fmt.Errorf("checkpoint: a signature that is not encoded as it should be: %w", err)
+			}
+		}
+	}
 	if len(c.Hash) != len(Hash{}) {
 		return nil, fmt.Errorf("checkpoint: a root of %d bytes", len(c.Hash))
 	}
