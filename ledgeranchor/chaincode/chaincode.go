@@ -234,6 +234,9 @@ func (b *batch) take(name ledgeranchor.Hash, s *ledgeranchor.Signed, encoded []b
 		return false, err
 	}
 	if _, err := b.members.Check(s); err != nil {
+		if r.Kind == ledgeranchor.KindCertificate && errors.Is(err, ledgeranchor.ErrAuthor) {
+			err = b.foreign(r.Body, r.At(), err)
+		}
 		return false, err
 	}
 	if role, _ := ledgeranchor.RoleFor(r.Kind); role != "" && !slices.Contains(b.org.Roles, role) {
@@ -275,14 +278,24 @@ func (b *batch) introduce(r *ledgeranchor.Record) error {
 		return err
 	}
 	if err := b.members.Add(cert, r.At()); err != nil {
-		for _, o := range b.others {
-			if o.MSP != b.org.MSP && ledgeranchor.NewMembers(o.Roots).Add(cert, r.At()) == nil {
-				return fmt.Errorf("%w: %q is of %s, not of %s", ledgeranchor.ErrForeign, cert.Subject.CommonName, o.MSP, b.org.MSP)
-			}
-		}
-		return err
+		return b.foreign(der, r.At(), err)
 	}
 	return nil
+}
+
+// foreign tells of an author whom the organization does not know, for a reason, that
+// it is another's.
+func (b *batch) foreign(der []byte, at time.Time, reason error) error {
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return reason
+	}
+	for _, o := range b.others {
+		if o.MSP != b.org.MSP && ledgeranchor.NewMembers(o.Roots).Add(cert, at) == nil {
+			return fmt.Errorf("%w: %q is of %s, not of %s", ledgeranchor.ErrForeign, cert.Subject.CommonName, o.MSP, b.org.MSP)
+		}
+	}
+	return reason
 }
 
 // follow holds a hop against the message's journey: Request, then Delivery and

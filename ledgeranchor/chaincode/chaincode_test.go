@@ -172,7 +172,8 @@ func TestAnOrganizationWritesWhatIsItsOwn(t *testing.T) {
 	}{
 		{"a relay's hop by another organization", "AuthorityMSP", hop, ledgeranchor.ErrForeign},
 		{"a warrant by a judge whom the relays call one", "RelaysMSP", warrant(relays.Judge), ledgeranchor.ErrRole},
-		{"a certificate of another organization", "ISPMSP", func() *ledgeranchor.Signed { s, _ := c.cast["AuthorityMSP"].Trustee.Introduce(); return s }(), ledgeranchor.ErrAuthor},
+		{"a certificate of another organization", "ISPMSP", func() *ledgeranchor.Signed { s, _ := c.cast["AuthorityMSP"].Trustee.Introduce(); return s }(), ledgeranchor.ErrForeign},
+		{"a certificate of nobody's", "ISPMSP", func() *ledgeranchor.Signed { s, _ := ledgertest.NewCast(t).ISP.Introduce(); return s }(), ledgeranchor.ErrAuthor},
 		{"a stranger's", "RelaysMSP", ledgertest.Sign(t, relays.Log, &ledgeranchor.Record{Kind: ledgeranchor.KindCheckpoint, Time: uint64(c.now.UnixMilli()), Body: []byte("x")})[0], ledgeranchor.ErrAuthor},
 	} {
 		if _, err := c.append(x.org, x.record); !errors.Is(err, x.want) {
