@@ -186,15 +186,29 @@ func (c *Contract) append(stub shim.ChaincodeStubInterface, args [][]byte) ([]by
 		stub: stub, org: org, others: c.orgs, members: ledgeranchor.NewMembers(org.Roots), now: c.now(), tx: stub.GetTxID(),
 		seen: make(map[ledgeranchor.Hash]bool), requests: make(map[ledgeranchor.Hash]ledgeranchor.Hash),
 	}
-	had := make([]byte, len(args))
-	var fresh []byte
+	records := make([]taken, len(args))
 	for i, arg := range args {
 		s, err := ledgeranchor.DecodeSigned(arg)
 		if err != nil {
 			return nil, &ledgeranchor.RecordError{Index: i, Err: err}
 		}
-		name := s.Name()
-		known, err := b.take(name, s, arg)
+		r, err := ledgeranchor.Decode(s.Record)
+		if err != nil {
+			return nil, &ledgeranchor.RecordError{Index: i, Name: s.Name(), Err: err}
+		}
+		records[i] = taken{s.Name(), s, r, arg}
+	}
+	// Each call of the peer is a message to it and back; so all that is needed is
+	// asked for at once, and all that is written is written at once.
+	if err := b.read(records); err != nil {
+		return nil, err
+	}
+	stub.StartWriteBatch()
+	had := make([]byte, len(args))
+	var fresh []byte
+	for i, x := range records {
+		name := x.name
+		known, err := b.take(x)
 		if err != nil {
 			return nil, &ledgeranchor.RecordError{Index: i, Name: name, Err: err}
 		}
@@ -209,7 +223,15 @@ func (c *Contract) append(stub shim.ChaincodeStubInterface, args [][]byte) ([]by
 			return nil, err
 		}
 	}
-	return had, nil
+	return had, stub.FinishWriteBatch()
+}
+
+// taken is a record of a transaction.
+type taken struct {
+	name    ledgeranchor.Hash
+	signed  *ledgeranchor.Signed
+	record  *ledgeranchor.Record
+	encoded []byte
 }
 
 // batch is the records of a transaction. A transaction does not see what it has
@@ -221,15 +243,46 @@ type batch struct {
 	members  *ledgeranchor.Members
 	now      time.Time
 	tx       string
+	state    map[string][]byte // what was read
 	seen     map[ledgeranchor.Hash]bool
 	requests map[ledgeranchor.Hash]ledgeranchor.Hash // content by message
 }
 
-func (b *batch) take(name ledgeranchor.Hash, s *ledgeranchor.Signed, encoded []byte) (known bool, err error) {
-	r, err := ledgeranchor.Decode(s.Record)
-	if err != nil {
-		return false, err
+// read reads all of the state that records need.
+func (b *batch) read(records []taken) error {
+	var keys []string
+	wanted := make(map[string]bool)
+	want := func(k string) {
+		if !wanted[k] {
+			wanted[k] = true
+			keys = append(keys, k)
+		}
 	}
+	for _, x := range records {
+		want(RecordKey(x.name))
+		if x.record.Kind != ledgeranchor.KindCertificate {
+			want(key(certificateKeys, x.record.Author[:]))
+		}
+		if x.record.Hop != nil {
+			want(key(requestKeys, x.record.Message[:]))
+		}
+	}
+	values, err := b.stub.GetMultipleStates(keys...)
+	if err != nil {
+		return err
+	}
+	if len(values) != len(keys) {
+		return fmt.Errorf("the peer answers %d of %d keys", len(values), len(keys))
+	}
+	b.state = make(map[string][]byte, len(keys))
+	for i, k := range keys {
+		b.state[k] = values[i]
+	}
+	return nil
+}
+
+func (b *batch) take(x taken) (known bool, err error) {
+	name, s, r := x.name, x.signed, x.record
 	if err := b.introduce(r); err != nil {
 		return false, err
 	}
@@ -245,11 +298,7 @@ func (b *batch) take(name ledgeranchor.Hash, s *ledgeranchor.Signed, encoded []b
 	if r.At().After(b.now.Add(ledgeranchor.MaxSkew)) {
 		return false, fmt.Errorf("%w: %s", ledgeranchor.ErrFuture, r.At().Format(time.RFC3339))
 	}
-	stored, err := b.stub.GetState(key(recordKeys, name[:]))
-	if err != nil {
-		return false, err
-	}
-	if stored != nil || b.seen[name] {
+	if len(b.state[RecordKey(name)]) > 0 || b.seen[name] {
 		return true, nil
 	}
 	b.seen[name] = true
@@ -258,7 +307,7 @@ func (b *batch) take(name ledgeranchor.Hash, s *ledgeranchor.Signed, encoded []b
 			return false, err
 		}
 	}
-	return false, b.store(name, r, encoded)
+	return false, b.store(name, r, x.encoded)
 }
 
 // introduce makes the author of a record known, by the certificate on the channel.
@@ -266,11 +315,8 @@ func (b *batch) introduce(r *ledgeranchor.Record) error {
 	if _, known := b.members.Certificate(r.Author); known || r.Kind == ledgeranchor.KindCertificate {
 		return nil
 	}
-	der, err := b.stub.GetState(key(certificateKeys, r.Author[:]))
-	if err != nil {
-		return err
-	}
-	if der == nil {
+	der := b.state[key(certificateKeys, r.Author[:])]
+	if len(der) == 0 {
 		return fmt.Errorf("%w: %s has not put its certificate on the ledger", ledgeranchor.ErrAuthor, r.Author)
 	}
 	cert, err := x509.ParseCertificate(der)
@@ -304,10 +350,7 @@ func (b *batch) follow(r *ledgeranchor.Record) error {
 	at := key(requestKeys, r.Message[:])
 	content, begun := b.requests[r.Message]
 	if !begun {
-		stored, err := b.stub.GetState(at)
-		if err != nil {
-			return err
-		}
+		stored := b.state[at]
 		if begun = len(stored) == len(content); begun {
 			content = ledgeranchor.Hash(stored)
 		}

@@ -44,6 +44,15 @@ func (s *stub) GetState(k string) ([]byte, error) {
 	s.reads[k] = true
 	return s.state[k], nil
 }
+func (s *stub) GetMultipleStates(keys ...string) (out [][]byte, err error) {
+	for _, k := range keys {
+		v, _ := s.GetState(k)
+		out = append(out, v)
+	}
+	return out, nil
+}
+func (s *stub) StartWriteBatch()                        {}
+func (s *stub) FinishWriteBatch() error                 { return nil }
 func (s *stub) PutState(k string, v []byte) error       { s.writes[k] = bytes.Clone(v); return nil }
 func (s *stub) SetEvent(_ string, payload []byte) error { s.event = payload; return nil }
 

@@ -20,6 +20,7 @@ const positionBits = 24
 type block struct {
 	number  uint64
 	records []brought
+	byName  map[ledgeranchor.Hash]int // places among the records
 	txs     []string
 }
 
@@ -41,7 +42,7 @@ func unmarshalBlock(b []byte, code string) (*block, error) {
 
 // parseBlock reads a block's records, those that a chaincode's event tells of.
 func parseBlock(b *common.Block, code string) (*block, error) {
-	x := &block{number: b.GetHeader().GetNumber()}
+	x := &block{number: b.GetHeader().GetNumber(), byName: make(map[ledgeranchor.Hash]int)}
 	meta := b.GetMetadata().GetMetadata()
 	if len(meta) <= int(common.BlockMetadataIndex_TRANSACTIONS_FILTER) {
 		return nil, fmt.Errorf("fabric: block %d tells of no validation", x.number)
@@ -71,6 +72,7 @@ func parseBlock(b *common.Block, code string) (*block, error) {
 			if !ok {
 				return nil, fmt.Errorf("fabric: block %d: transaction %s tells of record %s and does not bring it", x.number, t.id, name)
 			}
+			x.byName[name] = len(x.records)
 			x.records = append(x.records, brought{name, t.id, signed})
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/hyperledger/fabric-gateway/pkg/identity"
 	"github.com/hyperledger/fabric-protos-go-apiv2/gateway"
 	"github.com/hyperledger/fabric-protos-go-apiv2/peer"
+	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -71,6 +72,7 @@ type Ledger struct {
 	channel  string
 	code     string
 	blocks   blockCache
+	reading  singleflight.Group
 }
 
 // Open connects to a channel. It does not wait for a peer to answer.
@@ -489,32 +491,46 @@ func (l *Ledger) Follow(ctx context.Context, from uint64) iter.Seq2[*ledgerancho
 	}
 }
 
-// place finds where a transaction has brought a record. A block other than 0 is a
-// guess of which it is in.
-func (l *Ledger) place(ctx context.Context, name ledgeranchor.Hash, tx string, block uint64) (ledgeranchor.Receipt, error) {
+// place finds where a transaction has brought a record. A number other than 0 is a
+// guess of which block it is in.
+func (l *Ledger) place(ctx context.Context, name ledgeranchor.Hash, tx string, number uint64) (ledgeranchor.Receipt, error) {
 	x, ok := l.blocks.ofTx(tx)
 	if !ok {
-		var b []byte
-		var err error
-		if block > 0 {
-			b, err = l.evaluate(ctx, l.system, "GetBlockByNumber", []byte(l.channel), strconv.AppendUint(nil, block, 10))
-		} else {
-			b, err = l.evaluate(ctx, l.system, "GetBlockByTxID", []byte(l.channel), []byte(tx))
+		// Many transactions are in one block, which is read once for all.
+		digits := strconv.AppendUint(nil, number, 10)
+		of := string(digits)
+		if number == 0 {
+			of = tx
 		}
+		got, err, _ := l.reading.Do(of, func() (any, error) {
+			if x, ok := l.blocks.ofTx(tx); ok {
+				return x, nil
+			}
+			var b []byte
+			var err error
+			if number > 0 {
+				b, err = l.evaluate(ctx, l.system, "GetBlockByNumber", []byte(l.channel), digits)
+			} else {
+				b, err = l.evaluate(ctx, l.system, "GetBlockByTxID", []byte(l.channel), []byte(tx))
+			}
+			if err != nil {
+				return nil, err
+			}
+			x, err := unmarshalBlock(b, l.code)
+			if err == nil {
+				l.blocks.add(x)
+			}
+			return x, err
+		})
 		if err != nil {
 			return ledgeranchor.Receipt{}, err
 		}
-		if x, err = unmarshalBlock(b, l.code); err != nil {
-			return ledgeranchor.Receipt{}, err
-		}
-		l.blocks.add(x)
+		x = got.(*block)
 	}
-	for i, r := range x.records {
-		if r.name == name {
-			return l.receipt(x, i), nil
-		}
+	if i, ok := x.byName[name]; ok {
+		return l.receipt(x, i), nil
 	}
-	if block > 0 {
+	if number > 0 {
 		return l.place(ctx, name, tx, 0)
 	}
 	return ledgeranchor.Receipt{}, fmt.Errorf("fabric: transaction %s, in block %d, has not brought record %s", tx, x.number, name)
