@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -212,4 +213,45 @@ func TestNothingIsLostWhenProcessesAreKilled(t *testing.T) {
 		}
 	}
 	t.Logf("%d and %d records were acknowledged", ackedMine.Load()-mine, ackedChild.Load()-childs)
+}
+
+// Where a transaction fails is told: no majority endorses, or no orderer takes it. When
+// what was lost is back, the same records are appended.
+func TestWhereATransactionFailsIsTold(t *testing.T) {
+	l := open(t, "relays", channel(t))
+	ledgertest.Introduce(t, l, cast.Relay)
+	n := 0
+	attempt := func(within time.Duration) error {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), within)
+		defer cancel()
+		_, err := l.Append(ctx, ledgertest.Sign(t, cast.Relay, ledgertest.Hop(n, ledgertest.Source(n), time.Now()))...)
+		return err
+	}
+	for _, c := range []struct {
+		what string
+		lost []*fabnet.Process
+		want Step
+	}{
+		{"two chaincode services of three", []*fabnet.Process{network.Organization("isp").Service, network.Organization("authority").Service}, Endorsing},
+		{"the only orderer", network.Orderers, Ordering},
+	} {
+		n++
+		for _, p := range c.lost {
+			p.Kill()
+		}
+		err := attempt(5 * time.Second)
+		var e *Error
+		if !errors.As(err, &e) || e.Step != c.want || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("without %s: %v; want a failed %s", c.what, err, c.want)
+		}
+		for _, p := range c.lost {
+			if err := p.Start(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := attempt(90 * time.Second); err != nil {
+			t.Errorf("with %s again: %v", c.what, err)
+		}
+	}
 }
