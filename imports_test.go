@@ -24,7 +24,7 @@ var layer = map[string]int{
 // helpers are what the packages of internal/ may import of the project.
 var helpers = map[string][]string{
 	"internal/cli":          {"internal/harden"},
-	"internal/config":       {"eidauth", "idcodec", "lease"},
+	"internal/config":       {"eidauth", "idcodec", "internal/tomlfile", "lease"},
 	"internal/demo":         {"internal/netlab"},
 	"internal/fabnet":       nil,
 	"internal/fabricup":     {"internal/cli", "internal/fabnet", "internal/identityfile", "trace"},
@@ -34,6 +34,7 @@ var helpers = map[string][]string{
 	"internal/logging":      nil,
 	"internal/netlab":       nil,
 	"internal/secretfile":   nil,
+	"internal/tomlfile":     nil,
 }
 
 func TestImportsRunOneWay(t *testing.T) {

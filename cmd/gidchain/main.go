@@ -3,21 +3,18 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/hyperledger/fabric-chaincode-go/v2/shim"
-	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/cobra"
 
 	"brightgid/internal/cli"
 	"brightgid/internal/identityfile"
+	"brightgid/internal/tomlfile"
 	"brightgid/ledgeranchor/chaincode"
 )
 
@@ -58,19 +55,8 @@ func load(path string) (*chaincode.Contract, error) {
 		return nil, err
 	}
 	var c config
-	d := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
-	if err := d.Decode(&c); err != nil {
-		var strict *toml.StrictMissingError
-		if errors.As(err, &strict) {
-			row, _ := strict.Errors[0].Position()
-			return nil, fmt.Errorf("%s:%d: unknown key %q", path, row, strings.Join(strict.Errors[0].Key(), "."))
-		}
-		var decode *toml.DecodeError
-		if errors.As(err, &decode) {
-			row, _ := decode.Position()
-			return nil, fmt.Errorf("%s:%d: %w", path, row, err)
-		}
-		return nil, fmt.Errorf("%s: %w", path, err)
+	if err := tomlfile.Decode(path, text, &c); err != nil {
+		return nil, err
 	}
 	if len(c.Organizations) == 0 {
 		return nil, fmt.Errorf("%s: want an [[organization]] at least", path)

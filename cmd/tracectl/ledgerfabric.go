@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -12,9 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pelletier/go-toml/v2"
-
 	"brightgid/internal/secretfile"
+	"brightgid/internal/tomlfile"
 	"brightgid/ledgeranchor"
 	"brightgid/ledgeranchor/fabric"
 )
@@ -51,18 +49,8 @@ func readFabricConfig(path string) (*fabricConfig, error) {
 		return nil, err
 	}
 	c := fabricConfig{Chaincode: "gid-ledger", Channels: []string{"ledger"}}
-	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(&c); err != nil {
-		var strict *toml.StrictMissingError
-		if errors.As(err, &strict) {
-			row, _ := strict.Errors[0].Position()
-			return nil, fmt.Errorf("%s:%d: unknown key %q", path, row, strings.Join(strict.Errors[0].Key(), "."))
-		}
-		var decode *toml.DecodeError
-		if errors.As(err, &decode) {
-			row, _ := decode.Position()
-			return nil, fmt.Errorf("%s:%d: %w", path, row, err)
-		}
-		return nil, fmt.Errorf("%s: %w", path, err)
+	if err := tomlfile.Decode(path, text, &c); err != nil {
+		return nil, err
 	}
 	for _, x := range []struct {
 		key string

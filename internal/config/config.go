@@ -3,7 +3,6 @@
 package config
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -16,11 +15,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pelletier/go-toml/v2"
-	"github.com/pelletier/go-toml/v2/unstable"
-
 	"brightgid/eidauth"
 	"brightgid/idcodec"
+	"brightgid/internal/tomlfile"
 	"brightgid/lease"
 )
 
@@ -173,25 +170,7 @@ func (d *DUID) UnmarshalText(text []byte) error {
 }
 
 // Error is what is wrong with a configuration.
-type Error struct {
-	File string
-	Line int // 0 when something is missing
-	Key  string
-	Err  error
-}
-
-func (e *Error) Error() string {
-	where := e.File
-	if e.Line > 0 {
-		where += ":" + strconv.Itoa(e.Line)
-	}
-	if e.Key == "" {
-		return fmt.Sprintf("%s: %v", where, e.Err)
-	}
-	return fmt.Sprintf("%s: %s: %v", where, e.Key, e.Err)
-}
-
-func (e *Error) Unwrap() error { return e.Err }
+type Error = tomlfile.Error
 
 // defaults are the values of keys that a file leaves out.
 func defaults() Config {
@@ -210,10 +189,10 @@ func defaults() Config {
 // is wrong.
 func Parse(file string, text []byte) (*Config, error) {
 	c := defaults()
-	if err := decode(file, text, &c); err != nil {
+	if err := tomlfile.Decode(file, text, &c); err != nil {
 		return nil, err
 	}
-	v := &checker{file: file, lines: lines(text)}
+	v := &checker{file: file, lines: tomlfile.Lines(text)}
 	c.check(v)
 	if len(v.errs) > 0 {
 		return nil, errors.Join(v.errs...)
@@ -226,84 +205,6 @@ func Parse(file string, text []byte) (*Config, error) {
 		}
 	}
 	return &c, nil
-}
-
-// decode decodes strictly and gives the library's errors their file and line.
-func decode(file string, text []byte, v any) error {
-	d := toml.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	err := d.Decode(v)
-	var strict *toml.StrictMissingError
-	if errors.As(err, &strict) {
-		var errs []error
-		for i := range strict.Errors {
-			e := &strict.Errors[i]
-			line, _ := e.Position()
-			errs = append(errs, &Error{file, line, strings.Join(e.Key(), "."), errors.New("unknown key")})
-		}
-		return errors.Join(errs...)
-	}
-	var de *toml.DecodeError
-	if errors.As(err, &de) {
-		line, _ := de.Position()
-		key := strings.Join(de.Key(), ".")
-		if key == "" {
-			key = keyAt(text, line)
-		}
-		return &Error{file, line, key, errors.New(strings.TrimPrefix(de.Error(), "toml: "))}
-	}
-	if err != nil {
-		return &Error{File: file, Err: err}
-	}
-	return nil
-}
-
-// lines returns the line of every key, by its dotted name; a key in the n-th
-// table of an array is array[n].key.
-func lines(text []byte) map[string]int {
-	out := make(map[string]int)
-	var p unstable.Parser
-	p.Reset(text)
-	prefix := ""
-	count := make(map[string]int)
-	for p.NextExpression() {
-		e := p.Expression()
-		name, line := "", 0
-		for it := e.Key(); it.Next(); {
-			if name != "" {
-				name += "."
-			}
-			name += string(it.Node().Data)
-			if line == 0 {
-				line = p.Shape(it.Node().Raw).Start.Line
-			}
-		}
-		switch e.Kind {
-		case unstable.Table:
-			prefix = name
-			out[prefix] = line
-			prefix += "."
-		case unstable.ArrayTable:
-			prefix = fmt.Sprintf("%s[%d]", name, count[name])
-			count[name]++
-			out[prefix] = line
-			prefix += "."
-		case unstable.KeyValue:
-			out[prefix+name] = line
-		}
-	}
-	return out
-}
-
-// keyAt returns the key whose line is the last at or before a line.
-func keyAt(text []byte, line int) string {
-	best, key := 0, ""
-	for k, l := range lines(text) {
-		if l <= line && l > best {
-			best, key = l, k
-		}
-	}
-	return key
 }
 
 // checker collects what is wrong.
@@ -322,7 +223,7 @@ func (v *checker) fail(key, format string, args ...any) {
 		}
 		k = k[:i]
 	}
-	v.errs = append(v.errs, &Error{v.file, line, key, fmt.Errorf(format, args...)})
+	v.errs = append(v.errs, &Error{File: v.file, Line: line, Key: key, Err: fmt.Errorf(format, args...)})
 }
 
 func (v *checker) between(key string, d, low, high Duration) {
@@ -473,15 +374,15 @@ type tableEntry struct {
 // ParseTable reads a static table. An error never holds an EID.
 func ParseTable(file string, text []byte) ([]eidauth.Entry, error) {
 	var t table
-	if err := decode(file, text, &t); err != nil {
+	if err := tomlfile.Decode(file, text, &t); err != nil {
 		// The library shows the value that it could not read.
 		var e *Error
 		if errors.As(err, &e) {
-			return nil, &Error{e.File, e.Line, e.Key, errors.New("unknown key or wrong value")}
+			return nil, &Error{File: e.File, Line: e.Line, Key: e.Key, Err: errors.New("unknown key or wrong value")}
 		}
 		return nil, err
 	}
-	at := lines(text)
+	at := tomlfile.Lines(text)
 	var out []eidauth.Entry
 	for i, e := range t.Entries {
 		key := fmt.Sprintf("entry[%d]", i)
@@ -490,7 +391,7 @@ func ParseTable(file string, text []byte) ([]eidauth.Entry, error) {
 			if line == 0 {
 				line = at[key]
 			}
-			return nil, &Error{file, line, key + "." + name, err}
+			return nil, &Error{File: file, Line: line, Key: key + "." + name, Err: err}
 		}
 		entry := eidauth.Entry{DUID: e.DUID, LinkLayer: e.LinkLayer}
 		if (len(e.DUID) > 0) == (len(e.LinkLayer) > 0) {

@@ -60,17 +60,8 @@ func (l *Ledger) Entries(ctx context.Context, from uint64) iter.Seq2[*ledgeranch
 				yield(nil, err)
 				return
 			}
-			for i, r := range x.records {
-				if x.position(i) < from {
-					continue
-				}
-				e, err := decode(r.signed)
-				if err == nil {
-					e.Receipt = l.receipt(x, i)
-				}
-				if !yield(e, err) || err != nil {
-					return
-				}
+			if !l.entries(x, from, yield) {
+				return
 			}
 		}
 	}

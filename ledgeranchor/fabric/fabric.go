@@ -467,17 +467,8 @@ func (l *Ledger) Follow(ctx context.Context, from uint64) iter.Seq2[*ledgerancho
 						yield(nil, err)
 						return
 					}
-					for i, r := range x.records {
-						if x.position(i) < from {
-							continue
-						}
-						e, err := decode(r.signed)
-						if err == nil {
-							e.Receipt = l.receipt(x, i)
-						}
-						if !yield(e, err) || err != nil {
-							return
-						}
+					if !l.entries(x, from, yield) {
+						return
 					}
 					next = x.number + 1
 				}
@@ -489,6 +480,24 @@ func (l *Ledger) Follow(ctx context.Context, from uint64) iter.Seq2[*ledgerancho
 			}
 		}
 	}
+}
+
+// entries gives the records of a block from a position on, and reports whether to go
+// on.
+func (l *Ledger) entries(x *block, from uint64, yield func(*ledgeranchor.Entry, error) bool) bool {
+	for i, r := range x.records {
+		if x.position(i) < from {
+			continue
+		}
+		e, err := decode(r.signed)
+		if err == nil {
+			e.Receipt = l.receipt(x, i)
+		}
+		if !yield(e, err) || err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // place finds where a transaction has brought a record. A number other than 0 is a
