@@ -415,7 +415,7 @@ func (l *Ledger) append(ctx context.Context, batch []*request) error {
 	begun := l.index.size()
 	fresh := make(map[ledgeranchor.Hash]uint64)
 	var futures []tessera.IndexFuture
-	var names []ledgeranchor.Hash
+	var added []ledgeranchor.Hash
 	var records []*ledgeranchor.Record
 	for _, r := range batch {
 		for i, name := range r.names {
@@ -429,23 +429,43 @@ func (l *Ledger) append(ctx context.Context, batch []*request) error {
 				r.places[i] = ledgeranchor.Receipt{Position: at, Known: true}
 				continue
 			}
-			fresh[name] = begun + uint64(len(futures))
-			r.places[i] = ledgeranchor.Receipt{Position: fresh[name]}
-			futures = append(futures, l.appender.Add(ctx, tessera.NewEntry(r.entries[i])))
-			names, records = append(names, name), append(records, r.records[i])
+			fresh[name] = 0 // until the log tells
+			f := l.appender.Add(ctx, tessera.NewEntry(r.entries[i]))
+			futures = append(futures, f)
+			added, records = append(added, name), append(records, r.records[i])
+			if r.records[i].Kind == ledgeranchor.KindCertificate {
+				_, _ = f() // it must come before its author's records; its error is seen below
+			}
 		}
 	}
-	for i, f := range futures {
-		got, err := f()
-		if err != nil {
-			return err // what has come into the log, catchUp finds
+	// The log keeps the order of a batch of its own, but not that of two.
+	names, inOrder := make([]ledgeranchor.Hash, len(added)), make([]*ledgeranchor.Record, len(added))
+	places := make([]uint64, len(futures))
+	for i, f := range futures { // all of them: none may come when the lock is given back
+		got, e := f()
+		err = errors.Join(err, e)
+		places[i] = got.Index
+	}
+	if err != nil {
+		return err // what has come into the log, catchUp finds
+	}
+	for i, at := range places {
+		k := at - begun
+		if k >= uint64(len(names)) || inOrder[k] != nil {
+			return fmt.Errorf("the log has put a record at %d, not from %d on: another program writes to it without its lock", at, begun)
 		}
-		if got.Index != begun+uint64(i) {
-			return fmt.Errorf("the log has put a record at %d, not at %d: another program writes to it without its lock", got.Index, begun+uint64(i))
+		names[k], inOrder[k] = added[i], records[i]
+		fresh[added[i]] = at
+	}
+	for _, r := range batch {
+		for i, name := range r.names {
+			if at, here := fresh[name]; here {
+				r.places[i].Position = at
+			}
 		}
 	}
 	l.known = begun + uint64(len(names))
-	return l.index.add(begun, names, records)
+	return l.index.add(begun, names, inOrder)
 }
 
 // position finds a record by its name.
