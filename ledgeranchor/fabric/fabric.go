@@ -99,7 +99,7 @@ func Open(c Config) (*Ledger, error) {
 	}
 	r.InitialState(state)
 	conn, err := grpc.NewClient("peers:///", grpc.WithResolvers(r),
-		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: c.PeerRoots, MinVersion: tls.VersionTLS12})), // Fabric 3.1's peers speak no TLS 1.3 to all clients
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: c.PeerRoots, MinVersion: tls.VersionTLS13})),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}))
 	if err != nil {
