@@ -15,6 +15,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -58,6 +59,9 @@ type Store struct {
 
 var _ lease.Store = (*Store)(nil)
 
+// ErrInUse says that another process has the database open.
+var ErrInUse = errors.New("another process has it open; is gidserver running already?")
+
 // Open opens the database in a directory, which it makes if there is none.
 func Open(dir string, o Options) (*Store, error) {
 	if o.Log == nil {
@@ -87,6 +91,9 @@ func Open(dir string, o Options) (*Store, error) {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
 	db, err := pebble.Open(dir, opts)
+	if errors.Is(err, syscall.EAGAIN) {
+		return nil, fmt.Errorf("lease database %s: %w", dir, ErrInUse)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lease database %s: %w", dir, err)
 	}
