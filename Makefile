@@ -42,13 +42,14 @@ unit:
 e2e: deps
 	$(GO) test -count=1 -timeout 30m -tags e2e -parallel 6 ./test/... ./lease/pebblestore ./sava/xdp
 
-# Fabric's own programs, at the version that deploy/fabric/tools names.
+# Fabric's own programs, at the versions that deploy/fabric/tools and its ca name.
 fabric-tools: bin/fabric/peer
 
-bin/fabric/peer: deploy/fabric/tools/go.mod
-	@echo "Building Hyperledger Fabric's peer, orderer and tools; the first time takes minutes"
+bin/fabric/peer: deploy/fabric/tools/go.mod deploy/fabric/tools/ca/go.mod
+	@echo "Building Hyperledger Fabric's peer, orderer, CA and tools; the first time takes minutes"
 	mkdir -p bin/fabric/config
 	cd deploy/fabric/tools && $(GO) build -o ../../../bin/fabric/ $(addprefix github.com/hyperledger/fabric/cmd/,configtxgen cryptogen orderer osnadmin peer)
+	cd deploy/fabric/tools/ca && $(GO) build -o ../../../../bin/fabric/ $(addprefix github.com/hyperledger/fabric-ca/cmd/,fabric-ca-server fabric-ca-client)
 	cd deploy/fabric/tools && cp "$$($(GO) list -m -f '{{.Dir}}' github.com/hyperledger/fabric)"/sampleconfig/core.yaml "$$($(GO) list -m -f '{{.Dir}}' github.com/hyperledger/fabric)"/sampleconfig/orderer.yaml ../../../bin/fabric/config/
 	chmod -R u+w bin/fabric && touch $@
 

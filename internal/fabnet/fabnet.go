@@ -35,6 +35,7 @@ type Options struct {
 	Orderers  int    // 1, or 4 for BFT
 	Channels  []string
 	Roots     map[string]string // organization: PEM file of the ledger's roots
+	CA        bool              // whether members enroll with Fabric CA, or have keys of cryptogen's
 	Log       func(format string, args ...any)
 }
 
@@ -245,6 +246,9 @@ func (n *Network) keys() error {
 			}
 		}
 		n.orderers = append(n.orderers, o)
+	}
+	if n.o.CA {
+		return n.enrollAll()
 	}
 	data := map[string]any{"Orderers": n.orderers, "Organizations": n.Organizations}
 	if err := n.write("config/crypto.yaml", cryptoConfig, data); err != nil {

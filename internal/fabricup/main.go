@@ -40,6 +40,7 @@ func main() {
 	for _, c := range []*cobra.Command{up, run} {
 		c.Flags().StringVar(&o.bin, "bin", "bin", "`directory` of gidchain, and of fabric/ with Fabric's programs")
 		c.Flags().IntVar(&o.orderers, "orderers", 1, "`number` of orderers: 1 (Raft), or 4 (BFT)")
+		c.Flags().StringVar(&o.keys, "keys", "ca", "who makes the members' keys: ca (Fabric CA) or cryptogen")
 		c.Flags().StringSliceVar(&o.channels, "channel", []string{"ledger"}, "`name` of a channel; may be given several times")
 	}
 	down := &cobra.Command{
@@ -52,6 +53,7 @@ func main() {
 
 type options struct {
 	dir, bin string
+	keys     string
 	orderers int
 	channels []string
 }
@@ -68,6 +70,9 @@ var members = map[string][]string{"isp": {"isp"}, "relays": {"relay", "log"}, "a
 func (o *options) run(ctx context.Context, c *cobra.Command) (err error) {
 	if o.orderers != 1 && o.orderers != 4 {
 		return cli.Usagef("--orderers %d: want 1 or 4", o.orderers)
+	}
+	if o.keys != "ca" && o.keys != "cryptogen" {
+		return cli.Usagef("--keys %q: want ca or cryptogen", o.keys)
 	}
 	if o.dir, err = filepath.Abs(o.dir); err != nil {
 		return err
@@ -109,7 +114,7 @@ func (o *options) run(ctx context.Context, c *cobra.Command) (err error) {
 		}
 	}
 	n, err := fabnet.Start(fabnet.Options{
-		Dir: o.dir, Fabric: filepath.Join(bin, "fabric"), Chaincode: filepath.Join(bin, "gidchain"), Orderers: o.orderers, Channels: o.channels, Roots: roots,
+		Dir: o.dir, Fabric: filepath.Join(bin, "fabric"), Chaincode: filepath.Join(bin, "gidchain"), Orderers: o.orderers, Channels: o.channels, Roots: roots, CA: o.keys == "ca",
 		Log: func(format string, args ...any) { fmt.Fprintf(c.ErrOrStderr(), format+"\n", args...) },
 	})
 	if err != nil {

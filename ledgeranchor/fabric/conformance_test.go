@@ -89,7 +89,8 @@ func run(m *testing.M) int {
 	for i := range channels {
 		o.Channels = append(o.Channels, fmt.Sprintf("ledger%d", i))
 	}
-	bft = o
+	bft = o // with keys of cryptogen's
+	o.CA = true
 	if network, err = fabnet.Start(o); err != nil {
 		return fail(err)
 	}

@@ -193,8 +193,8 @@ func (l *Ledger) Append(ctx context.Context, records ...*ledgeranchor.Signed) ([
 }
 
 // submit makes one attempt.
-func (l *Ledger) submit(ctx context.Context, args [][]byte) (tx string, block uint64, had []byte, err error) {
-	proposal, err := l.contract.NewProposal(chaincode.Append, client.WithBytesArguments(args...))
+func (l *Ledger) submit(ctx context.Context, args [][]byte, opts ...client.ProposalOption) (tx string, block uint64, had []byte, err error) {
+	proposal, err := l.contract.NewProposal(chaincode.Append, append(opts, client.WithBytesArguments(args...))...)
 	if err != nil {
 		return "", 0, nil, err
 	}

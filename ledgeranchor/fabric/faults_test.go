@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hyperledger/fabric-gateway/pkg/client"
+
 	"brightgid/internal/fabnet"
 	"brightgid/ledgeranchor"
 	"brightgid/ledgeranchor/ledgertest"
@@ -253,5 +255,31 @@ func TestWhereATransactionFailsIsTold(t *testing.T) {
 		if err := attempt(90 * time.Second); err != nil {
 			t.Errorf("with %s again: %v", c.what, err)
 		}
+	}
+}
+
+// A transaction that one organization alone endorsed is ordered and stands in a block,
+// and counts for nothing: that is an error of the commit, which no attempt more mends.
+func TestATransactionThatDoesNotCountIsNoRecord(t *testing.T) {
+	l := open(t, "relays", channel(t))
+	ledgertest.Introduce(t, l, cast.Relay)
+	signed := ledgertest.Sign(t, cast.Relay, ledgertest.Hop(1, ledgertest.Source(1), time.Now()))
+	b, err := signed[0].Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, _, err = l.submit(t.Context(), [][]byte{b}, client.WithEndorsingOrganizations("RelaysMSP"))
+	var e *Error
+	if !errors.As(err, &e) || e.Step != Committing || e.Code != "ENDORSEMENT_POLICY_FAILURE" || e.Tx == "" {
+		t.Fatalf("%v; want a commit that failed for its endorsements", err)
+	}
+	if again(err) {
+		t.Error("it would be tried again")
+	}
+	if _, err := l.Get(t.Context(), signed[0].Name()); !errors.Is(err, ledgeranchor.ErrNotFound) {
+		t.Errorf("the record: %v, want none", err)
+	}
+	if _, err := l.Append(t.Context(), signed...); err != nil {
+		t.Errorf("with all endorsements: %v", err)
 	}
 }
