@@ -190,13 +190,10 @@ func (s *Share) DecryptShare(rand io.Reader, k *EscrowKey, label string, n NID) 
 	if err != nil {
 		return nil, err
 	}
-	t, ok := k.trustee(s.index)
-	if s.key != k.id || !ok || t.Name != s.name {
-		return nil, fmt.Errorf("%w: the share of %q belongs to escrow key %s, not to %s", ErrShare, s.name, s.key, k.id)
+	if err := k.Holds(s); err != nil {
+		return nil, err
 	}
-	if !mulGen(s.xi).IsEqual(t.verify) {
-		return nil, fmt.Errorf("%w: the share of %q does not match its verification key; the file is damaged", ErrShare, s.name)
-	}
+	t, _ := k.trustee(s.index)
 	d, err := newDecryptionShare(rand, &p.kem, s.xi, t.verify, s.index)
 	if err != nil {
 		return nil, err

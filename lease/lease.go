@@ -126,6 +126,10 @@ type Store interface {
 	// History appends all leases of an address to dst, the newest first.
 	History(dst []Lease, addr netip.Addr) ([]Lease, error)
 
+	// Within appends up to limit addresses of a prefix that were leased at some
+	// time from from to until, both included, in their order, each once.
+	Within(dst []netip.Addr, p netip.Prefix, from, until time.Time, limit int) ([]netip.Addr, error)
+
 	// ByClient appends the addresses that are filed under a client.
 	ByClient(dst []netip.Addr, c Client) ([]netip.Addr, error)
 

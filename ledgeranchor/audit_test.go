@@ -3,6 +3,7 @@ package ledgeranchor
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestAuditFindsWhatShouldNotBe(t *testing.T) {
@@ -28,7 +29,7 @@ func TestAuditFindsWhatShouldNotBe(t *testing.T) {
 		{"an approval without a resolution", []rec{{KindWarrant, w, 1, nil}, {KindApproval, w, 3, []int{0}}}, []string{"no resolution"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			a := NewAuditor(2)
+			a := NewAuditor(2, time.Now())
 			name := func(i int) Hash { return (&Signed{Record: []byte{byte(i)}}).Name() }
 			for i, x := range c.records {
 				r := &Record{Kind: x.kind, Warrant: x.warrant, Author: Hash{x.author}, Count: 1}

@@ -86,6 +86,8 @@ const (
 	KindApproval    Kind = "approval"    // a trustee gave shares; trustee
 	KindDisclosure  Kind = "disclosure"  // a warrant was carried out; holder
 	KindCheckpoint  Kind = "checkpoint"  // the head of an embedded log; log
+	KindRevocation  Kind = "revocation"  // a warrant, or a certificate, counts no more; judge
+	KindPublication Kind = "publication" // what a warrant named, after its seal; judge
 )
 
 // Roles of members: the organizational units of their certificates.
@@ -101,7 +103,7 @@ const (
 // roleFor is the role that a kind of record needs.
 var roleFor = map[Kind]string{
 	KindHop: RoleRelay, KindWarrant: RoleJudge, KindResolution: RoleISP, KindApproval: RoleTrustee,
-	KindDisclosure: RoleHolder, KindCheckpoint: RoleLog,
+	KindDisclosure: RoleHolder, KindCheckpoint: RoleLog, KindRevocation: RoleJudge, KindPublication: RoleJudge,
 }
 
 // Roles returns all roles.
@@ -268,12 +270,24 @@ func (r *Record) check() error {
 		if len(r.Body) == 0 {
 			return bad("body: want a checkpoint")
 		}
-	case KindWarrant, KindResolution, KindApproval, KindDisclosure:
+	case KindRevocation:
+		if r.Warrant.IsZero() {
+			return bad("warrant: want the hash of what is revoked")
+		}
+		if _, err := r.Revocation(); err != nil {
+			return bad("body: %v", err)
+		}
+	case KindWarrant, KindResolution, KindApproval, KindDisclosure, KindPublication:
 		if r.Warrant.IsZero() {
 			return bad("warrant: want the hash of the signed warrant")
 		}
 		if r.Kind != KindWarrant && len(r.Refs) == 0 {
 			return bad("refs: want the records that it rests on")
+		}
+		if r.Kind == KindPublication {
+			if _, err := r.Publication(); err != nil {
+				return bad("body: %v", err)
+			}
 		}
 	}
 	return nil

@@ -12,16 +12,16 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"time"
 )
 
 // The resolve API is one call, over mutual TLS:
 //
 //	POST /v1/resolve   a signed warrant → a signed resolution
 //
-// Both bodies are JWS in compact form. An error is {"error": "…"} with a status
-// of 400 for a document that is none, 403 for one that does not stand or whose
-// holder is not the caller, 500 for the server's own fault.
+// Both bodies are JWS in compact form. An error is {"error": "…", "code": "…"} with a
+// status of 400 for a document that is none, 403 for one that does not stand or whose
+// holder is not the caller, 500 for the server's own fault. The code tells what was
+// refused.
 
 const (
 	resolvePath = "/v1/resolve"
@@ -31,15 +31,47 @@ const (
 	maxWarrant = 4 << 20
 )
 
+type apiError struct {
+	Error string `json:"error"`
+	Code  string `json:"code,omitempty"`
+}
+
+// refusals are the errors that have a code.
+var refusals = map[string]error{
+	"warrant": ErrWarrant, "expired": ErrExpired, "scope": ErrScope, "revoked": ErrRevoked, "signature": ErrSignature,
+	"not-on-ledger": ErrNotOnLedger, "holder": ErrHolder,
+}
+
+// refusalCode returns the code of a refusal. Of an error that wraps several, the code
+// is of the most telling one: what a warrant is refused for beyond being one.
+func refusalCode(err error) string {
+	code := ""
+	for c, e := range refusals {
+		if errors.Is(err, e) && (code == "" || code == "warrant") {
+			code = c
+		}
+	}
+	return code
+}
+
+// refusedError is a refusal that a server has told of.
+type refusedError struct {
+	of   error
+	text string
+}
+
+func (e *refusedError) Error() string { return e.text }
+func (e *refusedError) Unwrap() error { return e.of }
+
 // Handler returns the HTTP side of a resolver.
-func Handler(r *Resolver, now func() time.Time, log *slog.Logger) http.Handler {
+func Handler(r *Resolver, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+resolvePath, func(w http.ResponseWriter, req *http.Request) {
 		fail := func(code int, err error) {
 			log.Warn("a warrant was not resolved", "from", req.RemoteAddr, "reason", err)
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(code)
-			json.NewEncoder(w).Encode(map[string]string{"error": err.Error()})
+			json.NewEncoder(w).Encode(apiError{err.Error(), refusalCode(err)})
 		}
 		body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxWarrant))
 		if err != nil {
@@ -51,19 +83,23 @@ func Handler(r *Resolver, now func() time.Time, log *slog.Logger) http.Handler {
 			return
 		}
 		warrant := strings.TrimSpace(string(body))
-		at := now()
 		// Who asks is checked before anything is looked up.
-		parsed, err := OpenWarrant(warrant, r.Authorities, at)
+		parsed, err := OpenWarrant(warrant, r.Party.Trust.Authorities, r.Party.Now())
 		if err != nil {
 			fail(http.StatusForbidden, err)
 			return
 		}
 		if got := Fingerprint(req.TLS.PeerCertificates[0]); got != parsed.Holder.Certificate {
-			fail(http.StatusForbidden, fmt.Errorf("%w: its holder is %q, and the caller's certificate %s is not the holder's", ErrWarrant, parsed.Holder.Name, got))
+			fail(http.StatusForbidden, fmt.Errorf("%w: its holder is %q, and the caller's certificate %s is not the holder's", ErrHolder, parsed.Holder.Name, got))
 			return
 		}
-		_, resolution, err := r.Resolve(req.Context(), at, warrant)
-		if err != nil {
+		_, resolution, err := r.Resolve(req.Context(), warrant)
+		switch {
+		case err == nil:
+		case refusalCode(err) != "":
+			fail(http.StatusForbidden, err)
+			return
+		default:
 			fail(http.StatusInternalServerError, err)
 			return
 		}
@@ -90,7 +126,11 @@ func ServerTLS(id *Identity, clients []*x509.Certificate) *tls.Config {
 }
 
 func (id *Identity) tls() tls.Certificate {
-	return tls.Certificate{Certificate: [][]byte{id.Certificate.Raw}, PrivateKey: id.Key, Leaf: id.Certificate}
+	c := tls.Certificate{Certificate: [][]byte{id.Certificate.Raw}, PrivateKey: id.Key, Leaf: id.Certificate}
+	for _, x := range id.Chain {
+		c.Certificate = append(c.Certificate, x.Raw)
+	}
+	return c
 }
 
 // Client calls the resolve API.
@@ -135,13 +175,15 @@ func (c *Client) Resolve(ctx context.Context, warrant string) (string, error) {
 		return "", err
 	}
 	if resp.StatusCode != http.StatusOK {
-		var e struct {
-			Error string `json:"error"`
-		}
+		var e apiError
 		if json.Unmarshal(body, &e) != nil || e.Error == "" {
 			e.Error = resp.Status
 		}
-		return "", fmt.Errorf("%s refused: %s", c.url, e.Error)
+		text := fmt.Sprintf("%s refused: %s", c.url, e.Error)
+		if of := refusals[e.Code]; of != nil {
+			return "", &refusedError{of, text}
+		}
+		return "", errors.New(text)
 	}
 	return string(body), nil
 }

@@ -3,7 +3,9 @@ package trace
 import (
 	"crypto"
 	"crypto/ecdh"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -18,10 +20,11 @@ import (
 )
 
 // Identity is the key and the certificate of one who signs or asks: an
-// authority, an ISP, a warrant holder.
+// authority, an ISP, a trustee, a warrant holder.
 type Identity struct {
-	Key         ed25519.PrivateKey
+	Key         crypto.Signer // Ed25519 or ECDSA P-256; it may be in a hardware token
 	Certificate *x509.Certificate
+	Chain       []*x509.Certificate // those that issued it, from the nearest, without the root
 
 	// Unseal opens what is sealed to a warrant holder; nil for others.
 	Unseal *ecdh.PrivateKey
@@ -34,17 +37,22 @@ type Subject struct {
 	Hosts []string // names and addresses, for a TLS server
 }
 
-// NewIdentity makes an identity with a self-signed certificate, which others
-// take as their root of trust.
+// NewIdentity makes an identity with a fresh Ed25519 key and a self-signed
+// certificate, which others take as their root of trust.
 func NewIdentity(rand io.Reader, s Subject, notBefore, notAfter time.Time) (*Identity, error) {
-	if s.Name == "" {
-		return nil, errors.New("identity: the name is empty")
-	}
 	seed := make([]byte, ed25519.SeedSize)
 	if _, err := io.ReadFull(rand, seed); err != nil {
 		return nil, fmt.Errorf("identity: reading randomness: %w", err)
 	}
-	key := ed25519.NewKeyFromSeed(seed)
+	return Certify(rand, ed25519.NewKeyFromSeed(seed), s, notBefore, notAfter)
+}
+
+// Certify makes an identity of a key that is there already, with a self-signed
+// certificate.
+func Certify(rand io.Reader, key crypto.Signer, s Subject, notBefore, notAfter time.Time) (*Identity, error) {
+	if s.Name == "" {
+		return nil, errors.New("identity: the name is empty")
+	}
 	serial := make([]byte, 16)
 	if _, err := io.ReadFull(rand, serial); err != nil {
 		return nil, fmt.Errorf("identity: reading randomness: %w", err)
@@ -73,7 +81,25 @@ func NewIdentity(rand io.Reader, s Subject, notBefore, notAfter time.Time) (*Ide
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
 	}
-	return &Identity{Key: key, Certificate: cert}, nil
+	return withKey(key, []*x509.Certificate{cert})
+}
+
+// withKey joins a key and its certificate, which the chain begins with.
+func withKey(key crypto.Signer, chain []*x509.Certificate) (*Identity, error) {
+	switch k := key.Public().(type) {
+	case ed25519.PublicKey:
+	case *ecdsa.PublicKey:
+		if k.Curve != elliptic.P256() {
+			return nil, fmt.Errorf("identity: a key on the curve %s; want Ed25519 or ECDSA P-256", k.Params().Name)
+		}
+	default:
+		return nil, fmt.Errorf("identity: a key of type %T; want Ed25519 or ECDSA P-256", k)
+	}
+	pub, ok := chain[0].PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !pub.Equal(key.Public()) {
+		return nil, errors.New("identity: the certificate belongs to another key")
+	}
+	return &Identity{Key: key, Certificate: chain[0], Chain: chain[1:]}, nil
 }
 
 // NewHolder makes an identity that approvals can be sealed to.
@@ -82,12 +108,18 @@ func NewHolder(rand io.Reader, s Subject, notBefore, notAfter time.Time) (*Ident
 	if err != nil {
 		return nil, err
 	}
+	return id, id.CanUnseal(rand)
+}
+
+// CanUnseal gives an identity a key that approvals can be sealed to.
+func (id *Identity) CanUnseal(rand io.Reader) (err error) {
 	secret := make([]byte, 32)
 	if _, err := io.ReadFull(rand, secret); err != nil {
-		return nil, fmt.Errorf("identity: reading randomness: %w", err)
+		return fmt.Errorf("identity: reading randomness: %w", err)
 	}
 	id.Unseal, err = ecdh.X25519().NewPrivateKey(secret)
-	return id, err
+	clear(secret)
+	return err
 }
 
 // Holder returns what a warrant says of its holder.
@@ -108,7 +140,8 @@ func Fingerprint(c *x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// MarshalKey returns the identity's secrets as PEM (PKCS #8).
+// MarshalKey returns the identity's secrets as PEM (PKCS #8). A key in a token
+// cannot be written.
 func (id *Identity) MarshalKey() ([]byte, error) {
 	keys := []crypto.PrivateKey{id.Key}
 	if id.Unseal != nil {
@@ -125,22 +158,44 @@ func (id *Identity) MarshalKey() ([]byte, error) {
 	return out, nil
 }
 
-// MarshalCertificate returns the identity's certificate as PEM.
+// MarshalUnseal returns the key that approvals are sealed to, alone, as PEM; nothing
+// if there is none.
+func (id *Identity) MarshalUnseal() ([]byte, error) {
+	if id.Unseal == nil {
+		return nil, nil
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(id.Unseal)
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), err
+}
+
+// MarshalCertificate returns the identity's certificate, and those that issued it, as
+// PEM.
 func (id *Identity) MarshalCertificate() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: id.Certificate.Raw})
+	out := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: id.Certificate.Raw})
+	for _, c := range id.Chain {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return out
 }
 
 // ParseIdentity reads what MarshalKey and MarshalCertificate wrote. Its errors
 // hold nothing of the key.
-func ParseIdentity(key, certificate []byte) (*Identity, error) {
-	certs, err := ParseCertificates(certificate)
+func ParseIdentity(key, certificates []byte) (*Identity, error) {
+	return ParseIdentityOf(nil, key, certificates)
+}
+
+// ParseIdentityOf is ParseIdentity for a key that is in a token: the text of keys may
+// then hold the key that approvals are sealed to, and no other.
+func ParseIdentityOf(token crypto.Signer, keys, certificates []byte) (*Identity, error) {
+	chain, err := ParseCertificates(certificates)
 	if err != nil {
 		return nil, err
 	}
-	id := &Identity{Certificate: certs[0]}
+	signer := token
+	var unseal *ecdh.PrivateKey
 	for {
 		var block *pem.Block
-		if block, key = pem.Decode(key); block == nil {
+		if block, keys = pem.Decode(keys); block == nil {
 			break
 		}
 		parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
@@ -148,20 +203,25 @@ func ParseIdentity(key, certificate []byte) (*Identity, error) {
 			return nil, errors.New("identity: the key file holds a block that is no PKCS #8 private key")
 		}
 		switch k := parsed.(type) {
-		case ed25519.PrivateKey:
-			id.Key = k
+		case crypto.Signer:
+			if signer != nil {
+				return nil, errors.New("identity: the key file holds two signing keys")
+			}
+			signer = k
 		case *ecdh.PrivateKey:
-			id.Unseal = k
+			unseal = k
 		default:
-			return nil, fmt.Errorf("identity: the key file holds a %T; want Ed25519 and X25519", parsed)
+			return nil, fmt.Errorf("identity: the key file holds a %T; want Ed25519, ECDSA P-256 or X25519", parsed)
 		}
 	}
-	if id.Key == nil {
-		return nil, errors.New("identity: the key file holds no Ed25519 key")
+	if signer == nil {
+		return nil, errors.New("identity: the key file holds no signing key")
 	}
-	if pub, ok := id.Certificate.PublicKey.(ed25519.PublicKey); !ok || !pub.Equal(id.Key.Public()) {
-		return nil, errors.New("identity: the certificate belongs to another key")
+	id, err := withKey(signer, chain)
+	if err != nil {
+		return nil, err
 	}
+	id.Unseal = unseal
 	return id, nil
 }
 

@@ -1,120 +1,172 @@
 package trace
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
+	"slices"
 
 	"brightgid/idcodec"
+	"brightgid/ledgeranchor"
 )
 
-// Report is what a warrant brought to light. It holds EIDs.
-type Report struct {
-	Warrant    string    `json:"warrant"` // its hash
-	Case       string    `json:"case"`
-	Resolution string    `json:"resolution"` // its hash
-	Realm      string    `json:"realm"`
-	EscrowKey  string    `json:"escrow_key"`
-	Trustees   []string  `json:"trustees"` // whose approvals were used
-	Recovered  time.Time `json:"recovered"`
-	Findings   []Finding `json:"findings"` // one for each target, in order
-}
-
-// Finding is what was recovered of one target.
-type Finding struct {
-	Target
-	Persons []Person `json:"persons"`          // more than one when the ISP cannot tell them apart
-	Reason  string   `json:"reason,omitempty"` // when there is none
-}
-
-// Person is a recovered EID.
-type Person struct {
-	EID    string     `json:"eid"`
-	Found  string     `json:"found"`
-	Leases []Interval `json:"leases"`
-}
-
-// ApprovalError names a trustee whose approval cannot be used.
-type ApprovalError struct {
-	Trustee string
-	Err     error
-}
-
-func (e *ApprovalError) Error() string {
-	return fmt.Sprintf("approval of trustee %q: %v", e.Trustee, e.Err)
-}
-
-func (e *ApprovalError) Unwrap() error { return e.Err }
-
-// Recover checks the documents and the approvals and opens the NIDs. Every share
-// is checked; one that is wrong is an [*ApprovalError] that names the trustee.
-func Recover(at time.Time, d Documents, t Trust, key *idcodec.EscrowKey, holder *Identity, approvals []*Approval) (*Report, error) {
-	w, r, err := d.Open(t, at)
+// Recover checks the documents and the approvals, all of which must stand on the
+// ledger, records the disclosure, and then opens the NIDs. Every share is checked; one
+// that is wrong is an [*ApprovalError] that names the trustee. The report holds all
+// that anybody needs to check it; the holder signs it with [Report.Sign].
+func (p *Party) Recover(ctx context.Context, d Documents, key *idcodec.EscrowKey, approvals []*Approval) (*Report, error) {
+	if p.Self.Unseal == nil {
+		return nil, fmt.Errorf("%w: its key file has no key that approvals are sealed to", ErrHolder)
+	}
+	o, err := p.open(ctx, d, key)
 	if err != nil {
 		return nil, err
 	}
-	if holder.Unseal == nil {
-		return nil, errors.New("the holder's key file has no key that approvals are sealed to")
+	if got := Fingerprint(p.Self.Certificate); got != o.warrant.Holder.Certificate {
+		return nil, fmt.Errorf("%w: it is for %q, whose certificate is %.16s…; this is %.16s…", ErrHolder, o.warrant.Holder.Name, o.warrant.Holder.Certificate, got)
 	}
-	if r.EscrowKey != key.ID().String() {
-		return nil, fmt.Errorf("resolution: its NIDs are sealed to escrow key %s, not to %s", r.EscrowKey, key.ID())
-	}
-	nids := r.nids()
-	if len(nids) == 0 {
-		return nil, ErrNothing
-	}
-	report := &Report{
-		Warrant: Hash(d.Warrant), Case: w.Case, Resolution: Hash(d.Resolution), Realm: r.Realm,
-		EscrowKey: r.EscrowKey, Recovered: at.UTC().Truncate(time.Second),
-	}
-	byNID := make(map[string][]idcodec.DecryptionShare)
+	refs := slices.Clone(o.records[:])
+	var given []*indexed
+	report := &Report{Warrant: *o.warrant, Realm: o.resolution.Realm, Resolved: o.resolution.Resolved}
+	report.Evidence = Evidence{Warrant: d.Warrant, Resolution: d.Resolution}
 	for _, a := range approvals {
-		if err := r.take(a, report, key, holder, nids, byNID); err != nil {
+		name, plain, err := p.take(ctx, a, d, o, key)
+		if err != nil {
 			return nil, &ApprovalError{a.Trustee, err}
 		}
-	}
-	eids := make(map[string]string)
-	for _, n := range nids {
-		eid, err := key.OpenNID(r.Realm, n, byNID[nidName(n)])
+		if slices.ContainsFunc(given, func(x *indexed) bool { return x.head.Trustee == a.Trustee }) {
+			return nil, &ApprovalError{a.Trustee, fmt.Errorf("%w: it is given twice", ErrReplayed)}
+		}
+		byNID, err := a.shares(plain)
 		if err != nil {
-			return nil, err
+			return nil, &ApprovalError{a.Trustee, err}
 		}
-		eids[string(n)] = eid.Reveal()
-	}
-	for _, a := range r.Answers {
-		f := Finding{Target: a.Target, Persons: []Person{}, Reason: a.Reason}
-		for _, c := range a.Candidates {
-			f.Persons = append(f.Persons, Person{EID: eids[string(c.NID)], Found: c.Found, Leases: c.Leases})
+		x := &indexed{&a.ApprovalHead, byNID}
+		if err := x.verify(ctx, p, o, key); err != nil {
+			return nil, &ApprovalError{a.Trustee, err}
 		}
-		report.Findings = append(report.Findings, f)
+		given = append(given, x)
+		refs = append(refs, name)
+		report.Trustees = append(report.Trustees, a.Trustee)
+		report.Evidence.Approvals = append(report.Evidence.Approvals, ApprovalEvidence{Head: a.ApprovalHead, Shares: plain})
 	}
-	return report, nil
+	if len(given) < key.Threshold() {
+		return nil, fmt.Errorf("%w: %d of the %d needed", ErrTooFewApprovals, len(given), key.Threshold())
+	}
+	text, err := key.MarshalText()
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(text, &report.Evidence.EscrowKey); err != nil {
+		return nil, err
+	}
+
+	// From here on it is on the ledger that the NIDs were opened.
+	disclosure, err := p.record(ctx, &ledgeranchor.Record{Kind: ledgeranchor.KindDisclosure, Warrant: documentHash(d.Warrant), Refs: refs})
+	if err != nil {
+		return nil, err
+	}
+	refs = append(refs, disclosure[0].Name)
+	if report.Evidence.Ledger, report.Evidence.Authors, err = p.prove(ctx, refs, documentHash(d.Warrant)); err != nil {
+		return nil, err
+	}
+	report.Recovered = stamp(p.Now())
+	report.Findings, err = p.findings(ctx, o, key, given)
+	return report, err
 }
 
-// take checks one approval and adds its shares to byNID.
-func (r *Resolution) take(a *Approval, report *Report, key *idcodec.EscrowKey, holder *Identity, nids []idcodec.NID, byNID map[string][]idcodec.DecryptionShare) error {
-	if a.Warrant != report.Warrant || a.Resolution != report.Resolution {
-		return errors.New("it belongs to another warrant or resolution")
+// take looks an approval up on the ledger and unseals it. It returns its record's name.
+func (p *Party) take(ctx context.Context, a *Approval, d Documents, o *opened, key *idcodec.EscrowKey) (name ledgeranchor.Hash, plain []byte, err error) {
+	if err := a.check(d, key); err != nil {
+		return name, nil, err
 	}
-	shares, err := a.shares(holder.Unseal)
+	hash := a.Hash()
+	e, err := p.find(ctx, ledgeranchor.KindApproval, documentHash(d.Warrant), func(r *ledgeranchor.Record) bool {
+		return string(r.Body) == string(hash[:]) && slices.Contains(r.Refs, o.records[0]) && slices.Contains(r.Refs, o.records[1])
+	})
 	if err != nil {
-		return err
+		return name, nil, err
 	}
-	for _, n := range nids {
-		name := nidName(n)
-		share, ok := shares[name]
-		if !ok {
-			return fmt.Errorf("it holds no share for NID %s", name)
-		}
-		trustee, err := key.VerifyShare(r.Realm, n, share)
+	if e == nil {
+		return name, nil, &NotOnLedgerError{Kind: ledgeranchor.KindApproval, Hash: hash}
+	}
+	author, err := p.certificate(ctx, e.Record.Author)
+	if err != nil {
+		return name, nil, err
+	}
+	if err := p.notRevoked(ctx, d.Warrant, author); err != nil {
+		return name, nil, err
+	}
+	plain, err = a.unseal(p.Self.Unseal)
+	return e.Signed.Name(), plain, err
+}
+
+// prove returns proofs of records about a warrant, and the certificates of their
+// authors.
+func (p *Party) prove(ctx context.Context, names []ledgeranchor.Hash, warrant ledgeranchor.Hash) (proofs []string, authors [][]byte, err error) {
+	seen := make(map[ledgeranchor.Hash]bool)
+	for _, name := range names {
+		proof, err := p.Ledger.Prove(ctx, name)
 		if err != nil {
-			return err
+			return nil, nil, fmt.Errorf("proving the record %.16s…: %w", name, err)
 		}
-		if trustee.Name != a.Trustee {
-			return fmt.Errorf("its shares are those of %q", trustee.Name)
+		text, err := proof.MarshalText()
+		if err != nil {
+			return nil, nil, err
 		}
-		byNID[name] = append(byNID[name], share)
+		proofs = append(proofs, string(text))
 	}
-	report.Trustees = append(report.Trustees, a.Trustee)
-	return nil
+	for e, err := range p.Ledger.Find(ctx, ledgeranchor.Query{Warrant: warrant}) {
+		if err != nil {
+			return nil, nil, err
+		}
+		if !slices.Contains(names, e.Signed.Name()) || seen[e.Record.Author] {
+			continue
+		}
+		seen[e.Record.Author] = true
+		c, err := p.certificate(ctx, e.Record.Author)
+		if err != nil {
+			return nil, nil, err
+		}
+		authors = append(authors, c.Raw)
+	}
+	return proofs, authors, nil
+}
+
+// findings opens the NIDs.
+func (p *Party) findings(ctx context.Context, o *opened, key *idcodec.EscrowKey, given []*indexed) ([]Finding, error) {
+	eids := make([]string, len(o.nids))
+	err := p.each(ctx, len(o.nids), func(i int) error {
+		var shares []idcodec.DecryptionShare
+		for _, x := range given {
+			shares = append(shares, x.byNID[nidName(o.nids[i])])
+		}
+		eid, err := key.OpenNID(o.resolution.Realm, o.nids[i], shares)
+		if err != nil {
+			return fmt.Errorf("NID %d: %w", i+1, err)
+		}
+		eids[i] = eid.Reveal()
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	byNID := make(map[string]string)
+	for i, n := range o.nids {
+		byNID[string(n)] = eids[i]
+	}
+	var out []Finding
+	for _, a := range o.resolution.Answers {
+		f := Finding{Target: a.Target, Persons: []Person{}, Reason: a.Reason}
+		for _, c := range a.Candidates {
+			eid, ok := byNID[string(c.NID)]
+			if !ok {
+				return nil, errors.New("an answer's NID was not opened")
+			}
+			f.Persons = append(f.Persons, Person{Address: c.Address, EID: eid, Found: c.Found, Leases: c.Leases})
+		}
+		out = append(out, f)
+	}
+	return out, nil
 }

@@ -10,9 +10,10 @@ import (
 
 	"brightgid/idcodec"
 	"brightgid/lease"
+	"brightgid/ledgeranchor"
 )
 
-const resolutionType = "gid-resolution-1+jws"
+const resolutionType = "gid-resolution-2+jws"
 
 // How a candidate was found.
 const (
@@ -28,31 +29,40 @@ const (
 const (
 	ReasonForged    = "forged"     // it is no address of this ISP in the epochs of the window
 	ReasonNotLeased = "not-leased" // it is, and was not leased in the window
-	ReasonForgotten = "forgotten"  // keys of the window's epochs were erased
+
+	// ReasonRetention says that the keys of epochs in which the address may have
+	// been leased are erased, and the leases with them. The ISP signs the oldest
+	// epoch that it has keys of, so that it can say so of these epochs only, and
+	// never again answers for them.
+	ReasonRetention = "beyond-retention"
 )
 
 // Resolution is an ISP's answer to a warrant.
 type Resolution struct {
-	Warrant   string    `json:"warrant"` // its hash
-	Realm     string    `json:"realm"`
-	EscrowKey string    `json:"escrow_key"`
-	Resolved  time.Time `json:"resolved"`
-	Answers   []Answer  `json:"answers"` // one for each target, in order
+	Warrant     string    `json:"warrant"` // its hash
+	Realm       string    `json:"realm"`
+	EscrowKey   string    `json:"escrow_key"`
+	Resolved    time.Time `json:"resolved"`
+	EpochLength int64     `json:"epoch_length"` // seconds
+	OldestEpoch uint32    `json:"oldest_epoch"` // of which the ISP has the key
+	MaxAge      int64     `json:"max_age"`      // seconds; of an address
+	Answers     []Answer  `json:"answers"`      // one for each target, in order
 }
 
 // Answer is what is known of one target.
 type Answer struct {
 	Target
-	Candidates []Candidate `json:"candidates"`       // more than one when the ISP cannot tell
+	Candidates []Candidate `json:"candidates"`       // of an address more than one when the ISP cannot tell
 	Reason     string      `json:"reason,omitempty"` // when there is no candidate
 }
 
 // Candidate is a subscriber who may have held the address.
 type Candidate struct {
-	NID    idcodec.NID `json:"nid"`
-	Found  string      `json:"found"`
-	Epoch  uint32      `json:"epoch"`
-	Leases []Interval  `json:"leases"` // when the address was leased within the window
+	Address netip.Addr  `json:"address"`
+	NID     idcodec.NID `json:"nid"`
+	Found   string      `json:"found"`
+	Epoch   uint32      `json:"epoch"`
+	Leases  []Interval  `json:"leases"` // when the address was leased within the window
 }
 
 // Interval is a time in which an address was leased.
@@ -65,59 +75,119 @@ type Interval struct {
 type Registry interface {
 	Subscriber(number uint64) (lease.Subscriber, error)
 	History(dst []lease.Lease, addr netip.Addr) ([]lease.Lease, error)
+	Within(dst []netip.Addr, p netip.Prefix, from, until time.Time, limit int) ([]netip.Addr, error)
 }
 
 // Keys gives the codec of an epoch; *idcodec.Keyring does.
 type Keys interface {
+	EpochLength() time.Duration
 	EpochAt(t time.Time) (uint32, error)
+	Oldest() uint32
 	Key(epoch uint32) (*idcodec.EpochKey, error)
 }
 
 // Resolver is the ISP's part: it finds NIDs, which it cannot open. It may be
 // used from several goroutines.
 type Resolver struct {
-	Registry    Registry
-	Keys        Keys
-	MaxAge      time.Duration // of an address
-	Realm       string
-	EscrowKey   idcodec.EscrowKeyID
-	Signer      *Identity
-	Authorities []*x509.Certificate // whose warrants are followed
+	Party     Party // with the ISP's identity, and the authorities whose warrants are followed
+	Registry  Registry
+	Keys      Keys
+	MaxAge    time.Duration // of an address
+	Realm     string
+	EscrowKey idcodec.EscrowKeyID
 }
 
-// Resolve answers a signed warrant with a signed resolution.
-func (r *Resolver) Resolve(ctx context.Context, now time.Time, warrant string) (*Warrant, string, error) {
-	w, err := OpenWarrant(warrant, r.Authorities, now)
+// Resolve answers a signed warrant with a signed resolution. The warrant must stand on
+// the ledger, and so does the resolution when it returns.
+func (r *Resolver) Resolve(ctx context.Context, warrant string) (*Warrant, string, error) {
+	now := r.Party.Now()
+	w, signer, err := openWarrant(warrant, r.Party.Trust.Authorities, now)
 	if err != nil {
 		return nil, "", err
 	}
-	res := Resolution{
-		Warrant: Hash(warrant), Realm: r.Realm, EscrowKey: r.EscrowKey.String(),
-		Resolved: now.UTC().Truncate(time.Second),
+	if w.Realm != r.Realm {
+		return nil, "", fmt.Errorf("%w: it is addressed to the realm %q; this is %q", ErrScope, w.Realm, r.Realm)
 	}
+	stands, err := r.Party.standingWarrant(ctx, warrant, w)
+	if err != nil {
+		return nil, "", err
+	}
+	if err := r.Party.notRevoked(ctx, warrant, signer); err != nil {
+		return nil, "", err
+	}
+	res := Resolution{
+		Warrant: Hash(warrant), Realm: r.Realm, EscrowKey: r.EscrowKey.String(), Resolved: now.UTC().Truncate(time.Second),
+		EpochLength: int64(r.Keys.EpochLength() / time.Second), MaxAge: int64(r.MaxAge / time.Second),
+		// Read first: keys that are erased meanwhile make it too old, not too young.
+		OldestEpoch: r.Keys.Oldest(),
+	}
+	found := 0
 	for _, t := range w.Targets {
 		if err := ctx.Err(); err != nil {
 			return nil, "", err
 		}
-		a, err := r.answer(t)
+		a, err := r.answer(t, MaxTargets-found, res.OldestEpoch)
 		if err != nil {
-			return nil, "", fmt.Errorf("resolving %s: %w", t.Address, err)
+			return nil, "", fmt.Errorf("resolving %s: %w", t.String(), err)
 		}
+		found += len(a.Candidates)
 		res.Answers = append(res.Answers, a)
 	}
-	signed, err := sign(r.Signer, resolutionType, res)
+	signed, err := Sign(r.Party.Self, resolutionType, res)
+	if err != nil {
+		return nil, "", err
+	}
+	hash := documentHash(signed)
+	_, err = r.Party.record(ctx, &ledgeranchor.Record{
+		Kind: ledgeranchor.KindResolution, Warrant: documentHash(warrant), Refs: []ledgeranchor.Hash{stands.Signed.Name()}, Body: hash[:]})
 	return w, signed, err
 }
 
-// answer tries the epochs in which an address that was in use in the window may
-// have been leased, and confirms with the history.
-func (r *Resolver) answer(t Target) (Answer, error) {
-	a := Answer{Target: t, Candidates: []Candidate{}, Reason: ReasonForged}
-	first, err := r.Keys.EpochAt(t.From.Add(-r.MaxAge))
+// answer answers for an address, or for all that were leased within a prefix.
+func (r *Resolver) answer(t Target, limit int, oldest uint32) (Answer, error) {
+	if t.Address.IsValid() {
+		return r.answerAddress(t, oldest)
+	}
+	a := Answer{Target: t, Candidates: []Candidate{}, Reason: ReasonNotLeased}
+	addrs, err := r.Registry.Within(nil, t.Prefix, t.From, t.Until, limit+1)
 	if err != nil {
 		return a, err
 	}
-	last, err := r.Keys.EpochAt(t.Until)
+	for _, addr := range addrs {
+		one, err := r.answerAddress(Target{Address: addr, From: t.From, Until: t.Until}, oldest)
+		if err != nil {
+			return a, err
+		}
+		if a.Candidates = append(a.Candidates, one.Candidates...); len(a.Candidates) > limit {
+			return a, fmt.Errorf("%w: more than %d addresses are behind it; it is to be narrowed", ErrScope, MaxTargets)
+		}
+	}
+	first, _, err := r.epochs(t)
+	switch {
+	case err != nil:
+		return a, err
+	case len(a.Candidates) > 0:
+		a.Reason = ""
+	case first < oldest:
+		a.Reason = ReasonRetention
+	}
+	return a, nil
+}
+
+// epochs returns the epochs in which an address may have been leased that was in use
+// in a window.
+func (r *Resolver) epochs(t Target) (first, last uint32, err error) {
+	if first, err = r.Keys.EpochAt(t.From.Add(-r.MaxAge)); err != nil {
+		return 0, 0, err
+	}
+	last, err = r.Keys.EpochAt(t.Until)
+	return first, last, err
+}
+
+// answerAddress tries the epochs of the window and confirms with the history.
+func (r *Resolver) answerAddress(t Target, oldest uint32) (Answer, error) {
+	a := Answer{Target: t, Candidates: []Candidate{}, Reason: ReasonForged}
+	first, last, err := r.epochs(t)
 	if err != nil {
 		return a, err
 	}
@@ -125,12 +195,10 @@ func (r *Resolver) answer(t Target) (Answer, error) {
 	if err != nil {
 		return a, err
 	}
-	forgotten := false
-	for epoch := first; epoch <= last; epoch++ {
+	for epoch := max(first, oldest); epoch <= last; epoch++ {
 		key, err := r.Keys.Key(epoch)
 		if errors.Is(err, idcodec.ErrForgotten) {
-			forgotten = true
-			continue
+			continue // within this call; the resolution names an older epoch
 		}
 		if err != nil {
 			return a, err
@@ -146,7 +214,7 @@ func (r *Resolver) answer(t Target) (Answer, error) {
 		if err != nil {
 			return a, err
 		}
-		c := Candidate{NID: sub.NID, Found: FoundDecoded, Epoch: epoch, Leases: []Interval{}}
+		c := Candidate{Address: t.Address, NID: sub.NID, Found: FoundDecoded, Epoch: epoch, Leases: []Interval{}}
 		for i := range history {
 			if l := &history[i]; l.Subscriber == n && l.Epoch == epoch && l.Overlaps(t.From, t.Until) {
 				c.Found = FoundLease
@@ -162,40 +230,90 @@ func (r *Resolver) answer(t Target) (Answer, error) {
 	switch {
 	case len(a.Candidates) > 0:
 		a.Reason = ""
-	case forgotten:
-		a.Reason = ReasonForgotten
+	case first < oldest:
+		a.Reason = ReasonRetention
 	}
 	return a, nil
 }
 
 // OpenResolution checks a signed resolution: that an ISP of roots signed it and
-// that it answers the warrant, target for target.
+// that it answers the warrant, target for target and nothing else.
 func OpenResolution(signed string, isps []*x509.Certificate, at time.Time, warrant string, w *Warrant) (*Resolution, error) {
+	r, _, err := openResolution(signed, isps, at, warrant, w)
+	return r, err
+}
+
+func openResolution(signed string, isps []*x509.Certificate, at time.Time, warrant string, w *Warrant) (*Resolution, *x509.Certificate, error) {
 	var r Resolution
-	if _, err := open(signed, resolutionType, isps, at, &r); err != nil {
-		return nil, err
+	signer, err := Open(signed, resolutionType, isps, at, &r)
+	if err != nil {
+		return nil, nil, err
 	}
-	if r.Warrant != Hash(warrant) {
-		return nil, fmt.Errorf("resolution: it answers the warrant %s, not %s", r.Warrant, Hash(warrant))
+	if err := r.check(warrant, w); err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrResolution, err)
 	}
-	if len(r.Answers) != len(w.Targets) {
-		return nil, fmt.Errorf("resolution: %d answers to %d targets", len(r.Answers), len(w.Targets))
+	return &r, signer, nil
+}
+
+// check holds a resolution against the warrant.
+func (r *Resolution) check(warrant string, w *Warrant) error {
+	switch {
+	case r.Warrant != Hash(warrant):
+		return fmt.Errorf("it answers the warrant %.16s…, and this is %.16s…", r.Warrant, Hash(warrant))
+	case r.Realm != w.Realm:
+		return fmt.Errorf("it is of the realm %q, the warrant is addressed to %q", r.Realm, w.Realm)
+	case len(r.Answers) != len(w.Targets):
+		return fmt.Errorf("%d answers to %d targets", len(r.Answers), len(w.Targets))
+	case r.EpochLength < 1 || r.MaxAge < 0 || r.MaxAge > 1<<32:
+		return fmt.Errorf("epochs of %d s and an age of %d s", r.EpochLength, r.MaxAge)
 	}
-	for i, a := range r.Answers {
-		t := w.Targets[i]
-		if a.Address != t.Address || !a.From.Equal(t.From) || !a.Until.Equal(t.Until) {
-			return nil, fmt.Errorf("resolution: answer %d is about %s, the warrant's target about %s", i, a.Address, t.Address)
+	for i := range r.Answers {
+		a := &r.Answers[i]
+		if !a.Same(&w.Targets[i]) {
+			return fmt.Errorf("answer %d is about %s, the warrant's target about %s", i, a.Target.String(), w.Targets[i].String())
 		}
-		for _, c := range a.Candidates {
-			for _, l := range c.Leases {
-				if l.From.After(t.Until) || !l.Until.After(t.From) {
-					return nil, fmt.Errorf("resolution: answer %d has a lease outside the warrant's window", i)
-				}
+		if err := r.checkAnswer(a); err != nil {
+			return fmt.Errorf("answer %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func (r *Resolution) checkAnswer(a *Answer) error {
+	length, age := time.Duration(r.EpochLength)*time.Second, time.Duration(r.MaxAge)*time.Second
+	first, err1 := idcodec.EpochAt(a.From.Add(-age), length)
+	last, err2 := idcodec.EpochAt(a.Until, length)
+	if err1 != nil || err2 != nil {
+		return errors.New("a window that is in no epoch")
+	}
+	for i := range a.Candidates {
+		c := &a.Candidates[i]
+		if !c.Address.Is6() || c.Address.Zone() != "" || !a.Covers().Contains(c.Address) {
+			return fmt.Errorf("candidate %d has the address %s, outside the target %s", i, c.Address, a.Target.String())
+		}
+		if c.Epoch < max(first, r.OldestEpoch) || c.Epoch > last {
+			return fmt.Errorf("candidate %d is of epoch %d, outside the window or beyond the retention", i, c.Epoch)
+		}
+		for _, l := range c.Leases {
+			if l.From.After(a.Until) || !l.Until.After(a.From) {
+				return fmt.Errorf("candidate %d has a lease outside the warrant's window", i)
 			}
 		}
 	}
-	return &r, nil
+	switch beyond := first < r.OldestEpoch; {
+	case len(a.Candidates) > 0 && a.Reason != "":
+		return fmt.Errorf("it has candidates and the reason %.40q", a.Reason)
+	case len(a.Candidates) > 0:
+	case beyond != (a.Reason == ReasonRetention):
+		return fmt.Errorf("it gives the reason %.40q, and the oldest epoch is %d, the window's first %d", a.Reason, r.OldestEpoch, first)
+	case a.Reason != ReasonRetention && a.Reason != ReasonForged && a.Reason != ReasonNotLeased:
+		return fmt.Errorf("it gives the reason %.40q", a.Reason)
+	}
+	return nil
 }
+
+// Subscribers returns how many subscribers a resolution points at.
+func (r *Resolution) Subscribers() int { return len(r.nids()) }
 
 // nids returns the distinct NIDs of a resolution, in order.
 func (r *Resolution) nids() []idcodec.NID {

@@ -46,11 +46,11 @@ func controlHandler(store *pebblestore.Store, resolver *trace.Resolver) http.Han
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		if resolver.Signer == nil {
+		if resolver.Party.Self == nil {
 			http.Error(w, "the server has no identity to sign with; set resolve.listen and resolve.identity", http.StatusForbidden)
 			return
 		}
-		_, signed, err := resolver.Resolve(r.Context(), time.Now(), strings.TrimSpace(string(body)))
+		_, signed, err := resolver.Resolve(r.Context(), strings.TrimSpace(string(body)))
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusForbidden)
 			return

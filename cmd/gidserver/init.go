@@ -26,7 +26,7 @@ import (
 
 // initial is what the configuration template is filled with.
 type initial struct {
-	Realm, State, DUID, Interface, Prefix, Listen string
+	Realm, State, DUID, Interface, Prefix, Listen, Ledger string
 
 	Hosts []string // more names of the server, for its certificate
 }
@@ -63,6 +63,7 @@ or put it there later as escrow.json.`,
 	f.StringVar(&in.Interface, "interface", "", "`interface` on the clients' link; may be left out behind relays")
 	f.StringVar(&in.Prefix, "prefix", "", "`/64` to lease addresses from")
 	f.StringVar(&in.Listen, "listen", "[::1]:8547", "`address` and port of the resolve API")
+	f.StringVar(&in.Ledger, "ledger", "/var/lib/gid-ledger", "`directory` of the ledger on which warrants stand; tracectl ledger init makes it")
 	f.StringSliceVar(&in.Hosts, "host", nil, "another `name` or address by which the server is reached; may be given several times")
 	f.StringVar(&escrow, "escrow", "", "the trustees' escrow key, a `file`")
 	f.DurationVar(&epochLength, "epoch-length", idcodec.DefaultEpochLength, "`length` of an epoch, after which addresses change; it cannot be changed later")
@@ -256,6 +257,12 @@ listen = {{printf "%q" .Listen}}
 identity = "resolver"            # resolver.key and resolver.pem
 authorities = "authorities.pem"  # certificates of those whose warrants are followed
 holders = "holders.pem"          # certificates of those who may ask
+
+[ledger]
+# A warrant is answered only if it stands on the ledger, and the answer is recorded
+# there before it leaves.
+directory = {{printf "%q" .Ledger}}
+# fabric = "ledger.toml"         # instead: a ledger on Fabric, see tracectl(1)
 
 [leasequery]
 # By which access devices (gidfilter) learn who may send from where, over TLS.

@@ -116,13 +116,15 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, acceptClock bool) (e
 			}
 		})
 	}
-	resolver := s.newResolver(store)
+	ledger := &lateLedger{directory: s.Ledger.Directory, fabric: s.Ledger.Fabric}
+	defer func() { err = errors.Join(err, ledger.Close()) }()
+	resolver := s.newResolver(store, ledger)
 	if s.Resolve.Listen != "" {
 		l, err := net.Listen("tcp", s.Resolve.Listen)
 		if err != nil {
 			return fmt.Errorf("resolve.listen: %w", err)
 		}
-		h := &http.Server{Handler: trace.Handler(resolver, time.Now, log), TLSConfig: trace.ServerTLS(s.resolver, s.holders)}
+		h := &http.Server{Handler: trace.Handler(resolver, log), TLSConfig: trace.ServerTLS(s.resolver, s.holders)}
 		start("resolve API", func(ctx context.Context) error { return control.Serve(ctx, h, l, log) })
 		log.Info("answering warrants", "address", l.Addr())
 	}
@@ -176,10 +178,10 @@ func closeStore(store *pebblestore.Store) error {
 
 // newResolver returns the answerer of warrants. Without the resolve API it
 // trusts nobody and is not reachable.
-func (s *setup) newResolver(store *pebblestore.Store) *trace.Resolver {
+func (s *setup) newResolver(store *pebblestore.Store, ledger *lateLedger) *trace.Resolver {
 	return &trace.Resolver{
-		Registry: store, Keys: s.keyring, MaxAge: dur(s.Lease.MaxAge), Realm: s.Realm,
-		EscrowKey: s.escrow.ID(), Signer: s.resolver, Authorities: s.authorities,
+		Party:    trace.Party{Ledger: ledger, Self: s.resolver, Trust: trace.Trust{Authorities: s.authorities}, Rand: rand.Reader, Now: time.Now},
+		Registry: store, Keys: s.keyring, MaxAge: dur(s.Lease.MaxAge), Realm: s.Realm, EscrowKey: s.escrow.ID(),
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,11 +24,11 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"brightgid/internal/cli"
+	"brightgid/internal/ledgerfile"
 	"brightgid/internal/secretfile"
 	"brightgid/ledgeranchor"
 	"brightgid/ledgeranchor/embedded"
 	"brightgid/ledgeranchor/fabric"
-	"brightgid/trace"
 )
 
 func ledgerCommand() *cobra.Command {
@@ -38,17 +39,17 @@ func ledgerCommand() *cobra.Command {
 Whoever has its public key can examine it, from its files or from a web server that
 serves them:
 
-  anybody    list, show, verify, audit
-  its keeper init
-  members    record                      what they did, signed`,
+  anybody    list, show, verify, audit, disclosed
+  its keeper init`,
 	}
-	c.AddCommand(ledgerInitCommand(), ledgerRecordCommand(), ledgerListCommand(), ledgerShowCommand(), ledgerVerifyCommand(), ledgerAuditCommand())
+	c.AddCommand(ledgerInitCommand(), ledgerListCommand(), ledgerShowCommand(), ledgerVerifyCommand(), ledgerAuditCommand(), ledgerDisclosedCommand())
 	return c
 }
 
 func ledgerInitCommand() *cobra.Command {
 	var dir, origin string
 	var roots []string
+	var asJSON bool
 	c := &cobra.Command{
 		Use:   "init",
 		Short: "Make an empty ledger on this machine",
@@ -73,6 +74,9 @@ shall examine the ledger, and publish log/ if you like.`,
 			if err := l.Close(); err != nil {
 				return err
 			}
+			if asJSON {
+				return printJSON(c.OutOrStdout(), map[string]any{"directory": dir, "origin": origin, "roots": len(certs)})
+			}
 			fmt.Fprintf(c.OutOrStdout(), "%s: the log %s, with %d roots\n", dir, origin, len(certs))
 			return nil
 		},
@@ -81,241 +85,23 @@ shall examine the ledger, and publish log/ if you like.`,
 	f.StringVar(&dir, "ledger", "", "the ledger, a new `directory`")
 	f.StringVar(&origin, "origin", "", "`name` of the log, as no other has")
 	f.StringSliceVar(&roots, "root", nil, "certificates of members, or of those who issue theirs, `file`s")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
 	cli.Require(c, "ledger", "origin", "root")
 	return c
-}
-
-func ledgerRecordCommand() *cobra.Command {
-	var dir, onFabric, identity, kind, warrant, resolution string
-	var approvals []string
-	var asJSON, dryRun bool
-	c := &cobra.Command{
-		Use:   "record",
-		Short: "Put on the ledger what was done",
-		Long: `Sign a record of a document and append it. Each kind rests on the records of the
-documents before it, which must stand on the ledger:
-
-  warrant      by a judge    --warrant
-  resolution   by an isp     --warrant --resolution
-  approval     by a trustee  --warrant --resolution --approval
-  disclosure   by a holder   --warrant --resolution --approval, of each
-
-A record holds hashes and how many address-times a warrant names; no address, and
-nothing of a person. The same record appended again is one record.`,
-		Example: `  tracectl ledger record --ledger /var/lib/gid-ledger --identity court --kind warrant \
-      --warrant case7.warrant`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			id, err := readIdentity(identity)
-			if err != nil {
-				return err
-			}
-			author, err := ledgeranchor.NewAuthor(id.Key, id.Certificate)
-			if err != nil {
-				return fmt.Errorf("%s: %w", identity, err)
-			}
-			l, members, err := openToWrite(c.Context(), dir, onFabric)
-			if err != nil {
-				return err
-			}
-			defer l.Close()
-			d := traceDocuments{warrant: warrant, resolution: resolution, approvals: approvals}
-			r, err := d.record(c.Context(), l, ledgeranchor.Kind(kind))
-			if err != nil {
-				return err
-			}
-			intro, err := author.Introduce()
-			if err != nil {
-				return err
-			}
-			if already, err := d.find(c.Context(), l, r.Kind, r.Body, author.ID()); err != nil {
-				return err
-			} else if already != nil {
-				return printReceipt(c.OutOrStdout(), already.Signed, ledgeranchor.Receipt{Position: already.Position, Known: true}, asJSON)
-			}
-			r.Time = uint64(time.Now().UnixMilli())
-			signed, err := author.Sign(r)
-			if err != nil {
-				return err
-			}
-			if dryRun {
-				if _, err := members.CheckAll([]*ledgeranchor.Signed{intro, signed[0]}, time.Now()); err != nil {
-					return err
-				}
-				return printJSON(c.OutOrStdout(), signed[0])
-			}
-			if _, err := l.Append(c.Context(), intro); err != nil {
-				return err
-			}
-			receipts, err := l.Append(c.Context(), signed...)
-			if err != nil {
-				return err
-			}
-			if err := printReceipt(c.OutOrStdout(), signed[0], receipts[0], asJSON); err != nil {
-				return err
-			}
-			return l.Close()
-		},
-	}
-	f := c.Flags()
-	f.StringVar(&dir, "ledger", "", "the ledger's `directory` on this machine")
-	f.StringVar(&onFabric, "fabric", "", "or: a ledger on Fabric, a `file` that tells how to reach it")
-	f.StringVarP(&identity, "identity", "i", "", "who did it, the `path` without .key and .pem")
-	f.StringVar(&kind, "kind", "", "`kind`: warrant, resolution, approval or disclosure")
-	f.StringVarP(&warrant, "warrant", "w", "", "signed warrant, a `file`")
-	f.StringVarP(&resolution, "resolution", "r", "", "the ISP's signed resolution, a `file`")
-	f.StringSliceVarP(&approvals, "approval", "a", nil, "approvals, `file`s")
-	f.BoolVar(&dryRun, "dry-run", false, "print the record and append nothing")
-	f.BoolVar(&asJSON, "json", false, "print JSON")
-	cli.Require(c, "identity", "kind", "warrant")
-	return c
-}
-
-// openToWrite opens a ledger to append to it.
-func openToWrite(ctx context.Context, dir, onFabric string) (ledgeranchor.Ledger, *ledgeranchor.Members, error) {
-	if (dir == "") == (onFabric == "") {
-		return nil, nil, cli.Usagef("want either --ledger or --fabric")
-	}
-	if dir != "" {
-		l, err := embedded.Open(ctx, dir, embedded.Options{})
-		if err != nil {
-			return nil, nil, err
-		}
-		return l, l.Members(), nil
-	}
-	x, err := openFabric(onFabric)
-	if err != nil {
-		return nil, nil, err
-	}
-	l, err := x.ledger()
-	return l, x.trust.Members, err
-}
-
-func printReceipt(w io.Writer, s *ledgeranchor.Signed, r ledgeranchor.Receipt, asJSON bool) error {
-	if asJSON {
-		return printJSON(w, struct {
-			Name ledgeranchor.Hash `json:"name"`
-			ledgeranchor.Receipt
-		}{s.Name(), r})
-	}
-	was := "recorded"
-	if r.Known {
-		was = "was recorded before"
-	}
-	_, err := fmt.Fprintf(w, "%s %s, at %d\n", s.Name(), was, r.Position)
-	return err
-}
-
-// traceDocuments are the documents of a recovery, of which records tell.
-type traceDocuments struct {
-	warrant, resolution string
-	approvals           []string
-}
-
-// documentHash names a document's file as its record does.
-func documentHash(path string) (h ledgeranchor.Hash, err error) {
-	text, err := readDocument(path)
-	if err != nil {
-		return h, err
-	}
-	return sha256.Sum256([]byte(text)), nil
-}
-
-// record makes the record of the last of the documents that a kind is about.
-func (d *traceDocuments) record(ctx context.Context, l ledgeranchor.Ledger, kind ledgeranchor.Kind) (*ledgeranchor.Record, error) {
-	text, err := readDocument(d.warrant)
-	if err != nil {
-		return nil, err
-	}
-	targets, err := trace.CountTargets(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", d.warrant, err)
-	}
-	r := &ledgeranchor.Record{Kind: kind, Warrant: sha256.Sum256([]byte(text))}
-	rest := func(kind ledgeranchor.Kind, path string) error {
-		h, err := documentHash(path)
-		if err != nil {
-			return err
-		}
-		e, err := d.find(ctx, l, kind, h[:], ledgeranchor.Hash{})
-		if err != nil {
-			return err
-		}
-		if e == nil {
-			return fmt.Errorf("%s: this %s does not stand on the ledger; its author is to record it first", path, kind)
-		}
-		r.Refs = append(r.Refs, e.Signed.Name())
-		return nil
-	}
-	body := func(path string) error {
-		h, err := documentHash(path)
-		r.Body = h[:]
-		return err
-	}
-	if kind != ledgeranchor.KindWarrant {
-		if err := rest(ledgeranchor.KindWarrant, d.warrant); err != nil {
-			return nil, err
-		}
-		if d.resolution == "" {
-			return nil, cli.Usagef("--resolution is needed for a record of kind %s", kind)
-		}
-	}
-	switch kind {
-	case ledgeranchor.KindWarrant:
-		r.Count = uint64(targets)
-		return r, body(d.warrant)
-	case ledgeranchor.KindResolution:
-		return r, body(d.resolution)
-	case ledgeranchor.KindApproval, ledgeranchor.KindDisclosure:
-		if err := rest(ledgeranchor.KindResolution, d.resolution); err != nil {
-			return nil, err
-		}
-		if len(d.approvals) == 0 || kind == ledgeranchor.KindApproval && len(d.approvals) > 1 {
-			return nil, cli.Usagef("%d approvals for a record of kind %s: want one, or for a disclosure all", len(d.approvals), kind)
-		}
-		if kind == ledgeranchor.KindApproval {
-			return r, body(d.approvals[0])
-		}
-		for _, a := range d.approvals {
-			if err := rest(ledgeranchor.KindApproval, a); err != nil {
-				return nil, err
-			}
-		}
-		return r, nil
-	}
-	return nil, cli.Usagef("--kind %q: want warrant, resolution, approval or disclosure", kind)
-}
-
-// find finds the record of a document, and of an author if one is given; nil for
-// none.
-func (d *traceDocuments) find(ctx context.Context, l ledgeranchor.Ledger, kind ledgeranchor.Kind, body []byte, author ledgeranchor.Hash) (*ledgeranchor.Entry, error) {
-	w, err := documentHash(d.warrant)
-	if err != nil {
-		return nil, err
-	}
-	for e, err := range l.Find(ctx, ledgeranchor.Query{Kind: kind, Warrant: w}) {
-		if err != nil {
-			return nil, err
-		}
-		if string(e.Record.Body) == string(body) && (author.IsZero() || author == e.Record.Author) {
-			return e, nil
-		}
-	}
-	return nil, nil
 }
 
 // examined is a ledger that is examined from outside.
 type examined interface {
 	Entries(ctx context.Context, from uint64) iter.Seq2[*ledgeranchor.Entry, error]
 	Members() *ledgeranchor.Members
-	prove(ctx context.Context, e *ledgeranchor.Entry) (ledgeranchor.Proof, error)
+	Prove(ctx context.Context, e *ledgeranchor.Entry) (ledgeranchor.Proof, error)
 }
 
 // logReader is a log that is examined.
 type logReader struct{ *embedded.Reader }
 
-func (r logReader) prove(ctx context.Context, e *ledgeranchor.Entry) (ledgeranchor.Proof, error) {
-	return r.Prove(ctx, e.Position)
+func (r logReader) Prove(ctx context.Context, e *ledgeranchor.Entry) (ledgeranchor.Proof, error) {
+	return r.Reader.Prove(ctx, e.Position)
 }
 
 // source is where a ledger is examined, from outside.
@@ -330,7 +116,7 @@ func (s *source) open(f func(examined) error) error {
 		if s.ledger != "" || s.log != "" {
 			return cli.Usagef("want one of --ledger, --log and --fabric")
 		}
-		x, err := openFabric(s.fabric)
+		x, err := ledgerfile.OpenFabric(s.fabric)
 		if err != nil {
 			return err
 		}
@@ -549,7 +335,7 @@ func show(c *cobra.Command, r examined, which, proof string, asJSON bool) error 
 		return fmt.Errorf("%s: %w", which, ledgeranchor.ErrNotFound)
 	}
 	if proof != "" {
-		p, err := r.prove(c.Context(), found)
+		p, err := r.Prove(c.Context(), found)
 		if err != nil {
 			return err
 		}
@@ -684,7 +470,7 @@ certificate must be among the roots, or the ledger be at hand.`,
 
 // verifyFabric checks a ledger on Fabric.
 func verifyFabric(c *cobra.Command, s *source, remember string) error {
-	x, err := openFabric(s.fabric)
+	x, err := ledgerfile.OpenFabric(s.fabric)
 	if err != nil {
 		return err
 	}
@@ -699,7 +485,7 @@ func verifyFabric(c *cobra.Command, s *source, remember string) error {
 			return fmt.Errorf("%s: %w", remember, err)
 		}
 	}
-	heads, n, err := x.verify(c.Context(), old)
+	heads, n, err := x.Verify(c.Context(), old)
 	if err != nil {
 		return err
 	}
@@ -722,7 +508,7 @@ func verifyFabric(c *cobra.Command, s *source, remember string) error {
 	for _, h := range heads {
 		fmt.Fprintf(c.OutOrStdout(), "%s: a chain of %d blocks (the last is %s)\n", h.Origin, h.Size, h.Root)
 	}
-	fmt.Fprintf(c.OutOrStdout(), "%d records, each signed by a member, each endorsed by %d organizations at least\n", n, x.trust.Endorsers)
+	fmt.Fprintf(c.OutOrStdout(), "%d records, each signed by a member, each endorsed by %d organizations at least\n", n, x.Trust.Endorsers)
 	for _, h := range old {
 		fmt.Fprintf(c.OutOrStdout(), "%s is what it was at block %d.\n", h.Origin, h.Size)
 	}
@@ -735,12 +521,12 @@ func verifyFabricProof(c *cobra.Command, s *source, path string, text []byte) er
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	x, err := openFabric(s.fabric)
+	x, err := ledgerfile.OpenFabric(s.fabric)
 	if err != nil {
 		return err
 	}
 	defer x.Close()
-	r, err := p.Verify(x.trust.Organizations, x.trust.Endorsers, x.trust.Members)
+	r, err := p.Verify(x.Trust.Organizations, x.Trust.Endorsers, x.Trust.Members)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -805,7 +591,9 @@ func ledgerAuditCommand() *cobra.Command {
 		Short: "Count what was done, and find what should not have been",
 		Long: `Count the ledger's records and look for what is out of order: a resolution, an
 approval or a disclosure without a warrant that stood before it, and a disclosure
-that fewer trustees approved than are needed. Ends with status 1 if there is any.`,
+that fewer trustees approved than are needed, or after its warrant was revoked; and a
+warrant that was not published within a week after its seal had ended. Ends with
+status 1 if there is any.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if threshold < 1 {
@@ -822,7 +610,7 @@ that fewer trustees approved than are needed. Ends with status 1 if there is any
 
 // audit prints what an audit finds.
 func audit(c *cobra.Command, r examined, threshold int, asJSON bool) (err error) {
-	a := ledgeranchor.NewAuditor(threshold)
+	a := ledgeranchor.NewAuditor(threshold, time.Now())
 	for e, err := range r.Entries(c.Context(), 0) {
 		if err != nil {
 			return err
@@ -843,12 +631,161 @@ func audit(c *cobra.Command, r examined, threshold int, asJSON bool) (err error)
 
 func printAudit(out io.Writer, a *ledgeranchor.AuditReport) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	for _, k := range []ledgeranchor.Kind{ledgeranchor.KindWarrant, ledgeranchor.KindResolution, ledgeranchor.KindApproval, ledgeranchor.KindDisclosure, ledgeranchor.KindHop, ledgeranchor.KindCheckpoint, ledgeranchor.KindCertificate} {
+	for _, k := range []ledgeranchor.Kind{ledgeranchor.KindWarrant, ledgeranchor.KindResolution, ledgeranchor.KindApproval, ledgeranchor.KindDisclosure, ledgeranchor.KindRevocation, ledgeranchor.KindPublication, ledgeranchor.KindHop, ledgeranchor.KindCheckpoint, ledgeranchor.KindCertificate} {
 		fmt.Fprintf(w, "%ss\t%d\n", k, a.Counts[k])
 	}
-	fmt.Fprintf(w, "address-times ordered\t%d\nwarrants not disclosed upon\t%d\nproblems\t%d\n", a.Targets, a.Open, len(a.Problems))
+	fmt.Fprintf(w, "address-times ordered\t%d\nwarrants not disclosed upon\t%d\nwarrants under seal\t%d\nproblems\t%d\n", a.Targets, a.Open, a.Sealed, len(a.Problems))
+	for _, x := range a.Warrants {
+		fmt.Fprintf(w, "  warrant %s of %s\t%s\n", x.Warrant.String()[:16], x.Recorded.Format(time.RFC3339), stateOf(&x))
+	}
 	for _, p := range a.Problems {
 		fmt.Fprintf(w, "  %s at %d (%s)\t%s\n", p.Kind, p.Position, p.Name.String()[:16], p.What)
 	}
 	return w.Flush()
+}
+
+// stateOf says what became of a warrant.
+func stateOf(x *ledgeranchor.AuditWarrant) string {
+	var all []string
+	all = append(all, fmt.Sprintf("%d address-times", x.Targets))
+	switch len(x.Disclosed) {
+	case 0:
+		all = append(all, "not disclosed upon")
+	default:
+		all = append(all, fmt.Sprintf("disclosed %s after it was recorded", x.Disclosed[0].Sub(x.Recorded).Round(time.Second)))
+	}
+	if x.Revoked {
+		all = append(all, "revoked")
+	}
+	switch {
+	case x.Published:
+		all = append(all, "published")
+	case !x.SealUntil.IsZero():
+		all = append(all, "sealed until "+x.SealUntil.Format(time.RFC3339))
+	}
+	return strings.Join(all, ", ")
+}
+
+func ledgerDisclosedCommand() *cobra.Command {
+	var s source
+	var address string
+	c := &cobra.Command{
+		Use:   "disclosed",
+		Short: "Ask whether an address of yours was sought, or disclosed",
+		Long: `Look through the published warrants for an address, or a prefix that it is in. Of
+warrants under seal nobody can tell; how many there are is said, and when the last seal
+ends. The ledger learns nothing of the question: it is answered from the log.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			a, err := netip.ParseAddr(address)
+			if err != nil || !a.Is6() || a.Zone() != "" {
+				return cli.Usagef("--address: %q is no IPv6 address", address)
+			}
+			return s.open(func(r examined) error { return disclosed(c, r, a, s.asJSON) })
+		},
+	}
+	s.add(c)
+	c.Flags().StringVar(&address, "address", "", "the `address`")
+	cli.Require(c, "address")
+	return c
+}
+
+// disclosed tells a subscriber what the ledger knows of an address.
+func disclosed(c *cobra.Command, r examined, addr netip.Addr, asJSON bool) error {
+	a := ledgeranchor.NewAuditor(1, time.Now())
+	for e, err := range r.Entries(c.Context(), 0) {
+		if err != nil {
+			return err
+		}
+		a.Take(e)
+	}
+	found, report := a.WasDisclosed(addr), a.Report()
+	var last time.Time
+	for _, w := range report.Warrants {
+		if !w.Published && w.SealUntil.After(last) {
+			last = w.SealUntil
+		}
+	}
+	if asJSON {
+		return printJSON(c.OutOrStdout(), map[string]any{"address": addr, "found": append([]ledgeranchor.Disclosed{}, found...), "sealed": report.Sealed, "last_seal_ends": last})
+	}
+	out := c.OutOrStdout()
+	for _, x := range found {
+		fmt.Fprintf(out, "warrant %s, recorded %s, sought %s from %s to %s", x.Warrant.String()[:16], x.Recorded.Format(time.RFC3339), x.Target, x.From.Format(time.RFC3339), x.Until.Format(time.RFC3339))
+		if len(x.Disclosed) == 0 {
+			fmt.Fprintln(out, ": never carried out")
+			continue
+		}
+		for _, t := range x.Disclosed {
+			fmt.Fprintf(out, ": disclosed %s", t.Format(time.RFC3339))
+		}
+		fmt.Fprintln(out)
+	}
+	if len(found) == 0 {
+		fmt.Fprintf(out, "No published warrant sought %s.\n", addr)
+	}
+	if report.Sealed > 0 {
+		fmt.Fprintf(out, "%d warrants are under seal, of which nothing can be told before %s.\n", report.Sealed, last.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// trusted reports what of a ledger's public keys is missing.
+func (s *source) trusted() error {
+	if s.fabric != "" || s.ledger != "" || s.vkey != "" && s.roots != "" {
+		return nil
+	}
+	return cli.Usagef("want the ledger's public key: --vkey and --roots, --ledger, or --fabric")
+}
+
+// prover returns what checks a proof of this ledger.
+func (s *source) prover() func(proof []byte, authors []*x509.Certificate) (*ledgeranchor.Record, error) {
+	var check func([]byte) (*ledgeranchor.Record, error)
+	var members *ledgeranchor.Members
+	open := func() error {
+		if s.fabric != "" {
+			x, err := ledgerfile.OpenFabric(s.fabric)
+			if err != nil {
+				return err
+			}
+			members = x.Trust.Members
+			check = func(text []byte) (*ledgeranchor.Record, error) {
+				p, err := fabric.ParseProof(text)
+				if err != nil {
+					return nil, fmt.Errorf("%w: %w", ledgeranchor.ErrProof, err)
+				}
+				return p.Verify(x.Trust.Organizations, x.Trust.Endorsers, members)
+			}
+			return x.Close() // only whom to trust is of interest
+		}
+		v, m, err := s.trust()
+		if err != nil {
+			return err
+		}
+		members = m
+		check = func(text []byte) (*ledgeranchor.Record, error) {
+			p, err := ledgeranchor.ParseLogProof(text)
+			if err != nil {
+				return nil, fmt.Errorf("%w: %w", ledgeranchor.ErrProof, err)
+			}
+			return p.Verify(v, members)
+		}
+		return nil
+	}
+	return func(proof []byte, authors []*x509.Certificate) (*ledgeranchor.Record, error) {
+		if check == nil {
+			if err := open(); err != nil {
+				return nil, err
+			}
+		}
+		for _, a := range authors {
+			_ = members.Add(a, a.NotBefore.Add(time.Second)) // who is not of the roots is no member
+		}
+		return check(proof)
+	}
+}
+
+// prover checks proofs of the ledger that a step stands on.
+func (d *desk) prover() func(proof []byte, authors []*x509.Certificate) (*ledgeranchor.Record, error) {
+	return (&source{ledger: d.ledger, fabric: d.fabric}).prover()
 }

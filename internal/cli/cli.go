@@ -1,6 +1,6 @@
 // Package cli is what the project's command lines have in common: they leave no
 // core files, end on signals, print an error once, and tell by their exit status
-// whether something failed (1) or was asked for wrongly (2).
+// whether something failed (1, or what the program says) or was asked for wrongly (2).
 package cli
 
 import (
@@ -32,11 +32,15 @@ func Usagef(format string, args ...any) error { return UsageError{fmt.Errorf(for
 
 // Main runs a command and ends the program. The command's context ends with
 // SIGINT or SIGTERM.
-func Main(root *cobra.Command) {
-	os.Exit(run(root))
+func Main(root *cobra.Command) { MainWith(root, func(error) int { return 1 }) }
+
+// MainWith is Main for a program whose exit status tells failures apart: code returns
+// that of an error.
+func MainWith(root *cobra.Command, code func(error) int) {
+	os.Exit(run(root, code))
 }
 
-func run(root *cobra.Command) int {
+func run(root *cobra.Command, code func(error) int) int {
 	fail := func(err error) { fmt.Fprintf(os.Stderr, "%s: %v\n", root.Name(), err) }
 	if err := harden.Process(); err != nil {
 		fail(err)
@@ -46,7 +50,6 @@ func run(root *cobra.Command) int {
 	defer stop()
 	root.SilenceUsage = true
 	root.SilenceErrors = true
-	root.CompletionOptions.HiddenDefaultCmd = true
 	started := false
 	watch(root, &started)
 	err := root.ExecuteContext(ctx)
@@ -61,7 +64,7 @@ func run(root *cobra.Command) int {
 		fmt.Fprintf(os.Stderr, "Try \"%s --help\".\n", root.Name())
 		return 2
 	}
-	return 1
+	return code(err)
 }
 
 // watch notes when a command's own work begins: an error before that is cobra's,

@@ -28,7 +28,7 @@ func TestExitStatus(t *testing.T) {
 		Require(do, "must")
 		root.AddCommand(do)
 		root.SetArgs(c.args)
-		if got := run(root); got != c.want {
+		if got := run(root, func(error) int { return 1 }); got != c.want {
 			t.Errorf("%s: exit status %d, want %d", c.name, got, c.want)
 		}
 	}

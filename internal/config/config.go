@@ -32,6 +32,7 @@ type Config struct {
 	Links      []Link     `toml:"link"`
 	Auth       Auth       `toml:"auth"`
 	Resolve    Resolve    `toml:"resolve"`
+	Ledger     Ledger     `toml:"ledger"`
 	LeaseQuery LeaseQuery `toml:"leasequery"`
 	Metrics    Metrics    `toml:"metrics"`
 	Log        Log        `toml:"log"`
@@ -87,6 +88,12 @@ type Resolve struct {
 	Identity    string `toml:"identity"` // path without .key and .pem
 	Authorities string `toml:"authorities"`
 	Holders     string `toml:"holders"`
+}
+
+// Ledger is where warrants and resolutions stand: one of the two.
+type Ledger struct {
+	Directory string `toml:"directory"` // of the embedded ledger on this machine
+	Fabric    string `toml:"fabric"`    // a file that tells how to reach one on Fabric
 }
 
 // LeaseQuery is how access devices learn bindings (RFC 5460, RFC 7653).
@@ -199,7 +206,7 @@ func Parse(file string, text []byte) (*Config, error) {
 	}
 	dir := filepath.Dir(file)
 	for _, p := range []*string{&c.State, &c.Keys.Keyring, &c.Keys.Registry, &c.Keys.Escrow, &c.Auth.Table,
-		&c.Resolve.Identity, &c.Resolve.Authorities, &c.Resolve.Holders, &c.LeaseQuery.Identity, &c.LeaseQuery.Filters} {
+		&c.Resolve.Identity, &c.Resolve.Authorities, &c.Resolve.Holders, &c.Ledger.Directory, &c.Ledger.Fabric, &c.LeaseQuery.Identity, &c.LeaseQuery.Filters} {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
 		}
@@ -293,6 +300,9 @@ func (c *Config) check(v *checker) {
 			if path == "" {
 				v.fail(key, "want a path, for resolve.listen is set")
 			}
+		}
+		if (c.Ledger.Directory == "") == (c.Ledger.Fabric == "") {
+			v.fail("ledger", "want either directory or fabric, for resolve.listen is set and warrants are answered only if they stand on a ledger")
 		}
 	}
 	if c.LeaseQuery.Listen != "" {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -75,12 +76,13 @@ func demo(lab *netlab.Lab, bin string) error {
 	title("An ISP, a court, the police and three trustees make their keys")
 	isp, err := lab.NewISP(netlab.ISPOptions{
 		Bin: bin, LogLevel: "debug", Lease: "preferred = \"30m\"\nvalid = \"1h\"",
-		Table: map[string]string{homeMAC: homeEID}, LeaseQuery: true,
+		Table: map[string]string{homeMAC: homeEID}, LeaseQuery: true, Dealerless: true,
 	})
 	if err != nil {
 		return err
 	}
-	say("trustees: judge, regulator and isp, any two of whom open an NID together")
+	say("trustees: judge, regulator and isp make the escrow key between them, without a dealer;")
+	say("any two of them open an NID together, and each one's share is locked by a passphrase")
 	say("a static table for a direct client, sealed by gidserver seal-table")
 
 	title("Two homes: one on the server's link, one at an access device behind ISC dhcrelay")
@@ -192,6 +194,11 @@ func demo(lab *netlab.Lab, bin string) error {
 			}
 		}
 	}
+	out, err = isp.Run("tracectl", slices.Concat([]string{"ledger", "disclosed", "--address", flatAddr.String()}, log)...)
+	if err != nil || !strings.Contains(out, "2 warrants are under seal") {
+		return fmt.Errorf("the ledger tells of sealed warrants: %q, %v", out, err)
+	}
+	say("a subscriber asks (tracectl ledger disclosed): 2 warrants are under seal; nothing is told before the seals end")
 	for _, secret := range []string{homeEID, flatEID, homeAddr.String(), flatAddr.String()} {
 		if found, err := isp.Grep(secret, "ledger"); err != nil || len(found) > 0 {
 			return fmt.Errorf("%q stands on the ledger: %v, %v", secret, found, err)
@@ -301,25 +308,42 @@ func filter(isp *netlab.ISP, device *netlab.Access, flat, neighbour *netlab.Name
 // trace takes the steps of a trace and shows each command.
 func trace(isp *netlab.ISP, name string, addr netip.Addr, at time.Time, want string) error {
 	var report string
-	for _, step := range isp.TraceSteps(name, addr, at) {
+	steps := isp.TraceSteps(name, addr, at)
+	show := func(step netlab.Step, text string) {
 		verb := step.Args[0]
-		if verb == "recover" {
-			if err := oneIsNotEnough(isp, step); err != nil {
+		if verb == "warrant" {
+			verb += " " + step.Args[1]
+		}
+		say("%-18s %s %-14s %s", step.Who+":", step.Program, verb, strings.ReplaceAll(text, isp.Dir+"/", ""))
+	}
+	for i, step := range steps {
+		switch {
+		case step.Args[0] == "warrant" && step.Args[1] == "submit":
+			// Before the warrant stands on the ledger nobody answers it.
+			next := steps[i+1]
+			if err := refused(isp, next, next.Args, "does not stand on the ledger", 3); err != nil {
 				return err
 			}
+			show(next, "refused: the warrant does not stand on the ledger")
+		case step.Args[0] == "recover":
+			last := slices.Index(step.Args, "--approval")
+			if err := refused(isp, step, slices.Delete(slices.Clone(step.Args), last, last+2), "too few shares: 1 of the 2 needed", 14); err != nil {
+				return err
+			}
+			show(step, "refused with one approval: too few shares: 1 of the 2 needed")
 		}
 		out, err := isp.Run(step.Program, step.Args...)
 		if err != nil {
 			return fmt.Errorf("%s: %w", step.Who, err)
 		}
-		if verb == "warrant" || verb == "ledger" {
-			verb += " " + step.Args[1]
-		}
 		first, _, _ := strings.Cut(strings.TrimSpace(out), "\n")
-		if verb == "recover" {
-			report, first = out, "with both:"
+		switch step.Args[0] {
+		case "recover":
+			report, first = out, "with both; the disclosure stands on the ledger"
+		case "verify":
+			first = fmt.Sprintf("%d checks of the report, offline, by public keys: all hold", strings.Count(out, "holds  "))
 		}
-		say("%-18s %s %-13s %s", step.Who+":", step.Program, verb, strings.ReplaceAll(first, isp.Dir+"/", ""))
+		show(step, first)
 	}
 	eids, err := netlab.Persons(report)
 	if err != nil {
@@ -330,22 +354,34 @@ func trace(isp *netlab.ISP, name string, addr netip.Addr, at time.Time, want str
 	}
 	say("")
 	say("EID: %s", eids[0])
+	return forgery(isp, name, steps[len(steps)-1], want)
+}
+
+// refused takes a step that must fail, with a text and an exit status.
+func refused(isp *netlab.ISP, step netlab.Step, args []string, text string, status int) error {
+	_, err := isp.Run(step.Program, args...)
+	var exit *exec.ExitError
+	if err == nil || !strings.Contains(err.Error(), text) || !errors.As(err, &exit) || exit.ExitCode() != status {
+		return fmt.Errorf("%s was not refused with %q and status %d: %v", step.Args[0], text, status, err)
+	}
 	return nil
 }
 
-// oneIsNotEnough takes the last step without the second approval.
-func oneIsNotEnough(isp *netlab.ISP, step netlab.Step) error {
-	args := slices.Clone(step.Args)
-	last := -1
-	for i, a := range args {
-		if a == "--approval" {
-			last = i
-		}
+// forgery changes the name in a report, which everybody finds.
+func forgery(isp *netlab.ISP, name string, verify netlab.Step, eid string) error {
+	b, err := os.ReadFile(isp.Path(name + ".report"))
+	if err != nil {
+		return err
 	}
-	_, err := isp.Run(step.Program, slices.Delete(args, last, last+2)...)
-	if err == nil || !strings.Contains(err.Error(), "too few shares: 1 of the 2 needed") {
-		return fmt.Errorf("one approval was not refused for want of another: %v", err)
+	path := isp.Path(name + ".forged")
+	if err := os.WriteFile(path, []byte(strings.Replace(string(b), eid, "user:mallory@isp.example", 1)), 0o600); err != nil {
+		return err
 	}
-	say("%-18s %s %-13s refused with one approval: too few shares: 1 of the 2 needed", step.Who+":", step.Program, step.Args[0])
+	args := slices.Clone(verify.Args)
+	args[len(args)-1] = path
+	if err := refused(isp, verify, args, "findings[0].persons[0].eid", 17); err != nil {
+		return err
+	}
+	say("the report with another name in it: refused, findings[0].persons[0].eid is not what the shares open")
 	return nil
 }

@@ -27,8 +27,9 @@ type ISP struct {
 
 	Server *Process
 
-	lab *Lab
-	bin string // directory of the built programs
+	lab   *Lab
+	bin   string // directory of the built programs
+	realm string
 }
 
 // Trustees are those of the lab, any two of whom open an NID.
@@ -55,6 +56,10 @@ type ISPOptions struct {
 
 	// LeaseQuery has the server answer filters.
 	LeaseQuery bool
+
+	// Dealerless has the trustees make the escrow key between them, which takes a
+	// while; else it is dealt.
+	Dealerless bool
 }
 
 // NewISP makes the keys of everybody and a configuration. [ISP.Serve] starts the
@@ -68,6 +73,7 @@ func (l *Lab) NewISP(o ISPOptions) (*ISP, error) {
 	if o.Realm == "" {
 		o.Realm = "isp.example"
 	}
+	i.realm = o.Realm
 	if o.LogLevel == "" {
 		o.LogLevel = "debug"
 	}
@@ -75,11 +81,14 @@ func (l *Lab) NewISP(o ISPOptions) (*ISP, error) {
 		return nil, err
 	}
 	steps := [][]string{
-		{"tracectl", "ceremony", "deal", "--threshold", "2", "--trustees", strings.Join(Trustees, ","), "--out", i.Path("trustees")},
 		{"tracectl", "identity", "new", "--name", "District Court", "--role", "judge", "--out", i.Path("court")},
 		{"tracectl", "identity", "new", "--name", "Police", "--holder", "--out", i.Path("police")},
-		{"gidserver", "init", "--dir", i.Path("etc"), "--state", i.Path("state"), "--realm", o.Realm, "--interface", "eth1",
-			"--prefix", DirectPrefix, "--listen", ResolveAddr, "--host", ServerAddr, "--escrow", i.Path("trustees", "escrow.json")},
+	}
+	if err := os.MkdirAll(i.Path("trustees", "carried"), 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(i.Path("trustees", "passphrase"), []byte(passphrase+"\n"), 0o600); err != nil {
+		return nil, err
 	}
 	ledger := []string{"tracectl", "ledger", "init", "--ledger", i.Path("ledger"), "--origin", o.Realm + "/gid-ledger",
 		"--root", i.Path("court.pem"), "--root", i.Path("police.pem"), "--root", i.Path("etc", "resolver.pem")}
@@ -87,16 +96,54 @@ func (l *Lab) NewISP(o ISPOptions) (*ISP, error) {
 		steps = append(steps, []string{"tracectl", "identity", "new", "--name", "trustee " + trustee, "--role", "trustee", "--out", i.Path("trustees", trustee)})
 		ledger = append(ledger, "--root", i.Path("trustees", trustee+".pem"))
 	}
-	steps = append(steps, ledger)
+	if o.Dealerless {
+		steps = append(steps, i.ceremony()...)
+	} else {
+		steps = append(steps, []string{"tracectl", "ceremony", "deal", "--threshold", "2", "--trustees", strings.Join(Trustees, ","), "--out", i.Path("trustees")})
+	}
+	steps = append(steps, []string{"gidserver", "init", "--dir", i.Path("etc"), "--state", i.Path("state"), "--realm", o.Realm, "--interface", "eth1",
+		"--prefix", DirectPrefix, "--listen", ResolveAddr, "--host", ServerAddr, "--ledger", i.Path("ledger"), "--escrow", i.Path("trustees", "escrow.json")}, ledger)
 	for _, s := range steps {
 		if _, err := i.Run(s[0], s[1:]...); err != nil {
 			return nil, err
 		}
 	}
+	trust := "authorities = [\"court.pem\"]\nisps = [\"etc/resolver.pem\"]\nescrow = \"trustees/escrow.json\"\nledger = \"ledger\"\n"
+	if err := os.WriteFile(i.Path("trust.toml"), []byte(trust), 0o644); err != nil {
+		return nil, err
+	}
 	if err := i.configure(o); err != nil {
 		return nil, err
 	}
 	return i, l.roots(i)
+}
+
+// passphrase locks the trustees' shares where they make them without a dealer.
+const passphrase = "correct horse battery staple"
+
+// ceremony returns the steps by which the trustees make the escrow key between them.
+func (i *ISP) ceremony() [][]string {
+	dir := func(elem ...string) string { return i.Path(append([]string{"trustees"}, elem...)...) }
+	locked := []string{"--passphrase-file", dir("passphrase"), "--work-factor", "10"}
+	steps := [][]string{{"tracectl", "ceremony", "begin", "--threshold", "2", "--out", dir("roster.json")}}
+	var joins [][]string
+	next := func(t string) []string {
+		return append([]string{"tracectl", "ceremony", "next", "--roster", dir("roster.json"), "--files", dir("carried"),
+			"--identity", dir(t), "--secret", dir(t + ".secret"), "--out", dir(t)}, locked...)
+	}
+	for _, t := range Trustees {
+		joins = append(joins, append([]string{"tracectl", "ceremony", "join", "--name", t, "--identity", dir(t), "--out", dir(t)}, locked...))
+		steps[0] = append(steps[0], "--member", dir(t+".join"))
+	}
+	a, b, c := Trustees[0], Trustees[1], Trustees[2]
+	// Each takes the next step when the others' files have come: deals, verdicts,
+	// openings, acceptances.
+	for _, t := range []string{a, b, c, a, b, a, c, a, b} {
+		steps = append(steps, next(t))
+	}
+	steps = append(steps, next(a), next(c),
+		[]string{"tracectl", "ceremony", "status", "--roster", dir("roster.json"), "--files", dir("carried"), "--out", dir("escrow.json")})
+	return append(joins, steps...)
 }
 
 // roots tells the server whose warrants count.
@@ -280,50 +327,56 @@ type Step struct {
 }
 
 // TraceSteps returns the commands that recover the EID behind an address at a
-// time; name makes their files.
+// time, each of which stands on the ledger; name makes their files. The last but one
+// prints the report, the last checks it from outside.
 func (i *ISP) TraceSteps(name string, addr netip.Addr, at time.Time) []Step {
 	file := func(suffix string) string { return i.Path(name + suffix) }
-	docs := []string{"--warrant", file(".warrant"), "--resolution", file(".resolution"), "--escrow", i.Path("trustees", "escrow.json"),
-		"--authorities", i.Path("court.pem"), "--isps", i.Path("etc", "resolver.pem")}
+	trust := []string{"--trust", i.Path("trust.toml")}
+	warrant := []string{"--warrant", file(".warrant")}
+	both := append(slices.Clone(warrant), "--resolution", file(".resolution"))
+	tracectl := func(who, identity string, args ...[]string) Step {
+		all := slices.Concat(args...)
+		if identity != "" {
+			all = append(all, "--identity", identity)
+		}
+		return Step{who, "tracectl", all}
+	}
 	approve := func(trustee string) Step {
-		return Step{"trustee " + trustee, "tracectl", append([]string{"approve", "--share", i.Path("trustees", trustee+".share"), "--out", file("." + trustee)}, docs...)}
+		return tracectl("trustee "+trustee, i.Path("trustees", trustee), []string{"approve"}, trust, both,
+			[]string{"--share", i.Path("trustees", trustee+".share"), "--passphrase-file", i.Path("trustees", "passphrase"), "--out", file("." + trustee)})
 	}
-	record := func(who, identity, kind string, more ...string) Step {
-		return Step{who, "tracectl", append([]string{"ledger", "record", "--ledger", i.Path("ledger"), "--identity", identity, "--kind", kind, "--warrant", file(".warrant")}, more...)}
-	}
-	resolution := []string{"--resolution", file(".resolution")}
-	both := append(slices.Clone(resolution), "--approval", file(".judge"), "--approval", file(".regulator"))
 	return []Step{
-		{"court", "tracectl", []string{"warrant", "new", "--case", "7 O 12/26", "--authority", "District Court", "--legal-basis", "laboratory order",
-			"--purpose", "demonstration", "--holder", i.Path("police.holder.json"), "--address", addr.String(), "--from", at.UTC().Format(time.RFC3339), "--out", file(".json")}},
-		{"court", "tracectl", []string{"warrant", "sign", "--warrant", file(".json"), "--identity", i.Path("court"), "--out", file(".warrant")}},
-		record("court", i.Path("court"), "warrant"),
-		{"police", "tracectl", []string{"resolve", "--warrant", file(".warrant"), "--server", "https://" + ResolveAddr, "--identity", i.Path("police"),
-			"--authorities", i.Path("court.pem"), "--isps", i.Path("etc", "resolver.pem"), "--out", file(".resolution")}},
-		record("ISP", i.Path("etc", "resolver"), "resolution", resolution...),
+		tracectl("court", "", []string{"warrant", "new", "--case", "7 O 12/26", "--authority", "District Court", "--legal-basis", "laboratory order", "--purpose", "demonstration",
+			"--realm", i.realm, "--holder", i.Path("police.holder.json"), "--address", addr.String(), "--from", at.UTC().Format(time.RFC3339),
+			"--seal-until", at.AddDate(0, 6, 0).UTC().Format(time.RFC3339), "--out", file(".json")}),
+		tracectl("court", i.Path("court"), []string{"warrant", "sign", "--warrant", file(".json"), "--out", file(".warrant")}),
+		tracectl("court", i.Path("court"), []string{"warrant", "submit"}, trust, warrant),
+		tracectl("police", i.Path("police"), []string{"resolve"}, trust, warrant, []string{"--server", "https://" + ResolveAddr, "--out", file(".resolution")}),
 		approve("judge"),
-		record("trustee judge", i.Path("trustees", "judge"), "approval", append(slices.Clone(resolution), "--approval", file(".judge"))...),
 		approve("regulator"),
-		record("trustee regulator", i.Path("trustees", "regulator"), "approval", append(slices.Clone(resolution), "--approval", file(".regulator"))...),
-		record("police", i.Path("police"), "disclosure", both...),
-		{"police", "tracectl", append([]string{"recover", "--identity", i.Path("police"), "--approval", file(".judge"), "--approval", file(".regulator"), "--json"}, docs...)},
+		tracectl("police", i.Path("police"), []string{"recover"}, trust, both,
+			[]string{"--approval", file(".judge"), "--approval", file(".regulator"), "--out", file(".report"), "--html", file(".html"), "--json"}),
+		tracectl("anybody", "", []string{"verify", "--authorities", i.Path("court.pem"), "--isps", i.Path("etc", "resolver.pem"), "--escrow", i.Path("trustees", "escrow.json"),
+			"--vkey", i.Path("ledger", "log.vkey"), "--roots", i.Path("ledger", "roots.pem"), file(".report")}),
 	}
 }
 
-// Persons returns the EIDs in the report that the last of TraceSteps prints.
+// Persons returns the EIDs in the report that "recover --json" prints.
 func Persons(report string) ([]string, error) {
 	var r struct {
-		Findings []struct {
-			Persons []struct {
-				EID string `json:"eid"`
-			} `json:"persons"`
-		} `json:"findings"`
+		Report struct {
+			Findings []struct {
+				Persons []struct {
+					EID string `json:"eid"`
+				} `json:"persons"`
+			} `json:"findings"`
+		} `json:"report"`
 	}
 	if err := json.Unmarshal([]byte(report), &r); err != nil {
 		return nil, err
 	}
 	var eids []string
-	for _, f := range r.Findings {
+	for _, f := range r.Report.Findings {
 		for _, p := range f.Persons {
 			eids = append(eids, p.EID)
 		}
@@ -335,9 +388,12 @@ func Persons(report string) ([]string, error) {
 func (i *ISP) Trace(name string, addr netip.Addr, at time.Time) ([]string, error) {
 	report := ""
 	for _, s := range i.TraceSteps(name, addr, at) {
-		var err error
-		if report, err = i.Run(s.Program, s.Args...); err != nil {
+		out, err := i.Run(s.Program, s.Args...)
+		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.Who, err)
+		}
+		if s.Args[0] == "recover" {
+			report = out
 		}
 	}
 	return Persons(report)

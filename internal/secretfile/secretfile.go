@@ -71,12 +71,17 @@ func create(path string, content []byte, mode os.FileMode) error {
 
 // Replace puts new content, with mode 0600, in the place of a file. After a
 // crash the file has either the old content or the new.
-func Replace(path string, content []byte) error {
+func Replace(path string, content []byte) error { return replace(path, content, 0o600) }
+
+// ReplacePublic is Replace for what everybody may read, with mode 0644.
+func ReplacePublic(path string, content []byte) error { return replace(path, content, 0o644) }
+
+func replace(path string, content []byte, mode os.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
-	if err := fill(f, content, 0o600); err != nil {
+	if err := fill(f, content, mode); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	if err := os.Rename(f.Name(), path); err != nil {

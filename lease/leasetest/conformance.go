@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -133,6 +134,55 @@ func Run(t *testing.T, open func(t *testing.T) lease.Store, reopen Reopener) {
 		y, err2 := s.BySubscriber(nil, 1)
 		if err1 != nil || err2 != nil || len(x)+len(y) != 0 {
 			t.Errorf("emptied lists: %v, %v, %v, %v", x, err1, y, err2)
+		}
+	})
+
+	t.Run("addresses of a prefix that were leased in a time", func(t *testing.T) {
+		s := open(t)
+		var u lease.Update
+		var want []netip.Addr
+		for i := range 20 { // half of them have a lease that ended, too
+			l := Lease(i, t0)
+			u.Put = append(u.Put, l)
+			want = append(want, l.Addr)
+			if i%2 == 0 {
+				before := Lease(i, t0.Add(-48*time.Hour))
+				before.Addr = l.Addr
+				u.Archive = append(u.Archive, before)
+			}
+		}
+		if err := s.Apply(&u); err != nil {
+			t.Fatal(err)
+		}
+		slices.SortFunc(want, netip.Addr.Compare)
+		within := func(p netip.Prefix, from, until time.Time, limit int) []netip.Addr {
+			t.Helper()
+			got, err := s.Within(nil, p, from, until, limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return got
+		}
+		all := netip.PrefixFrom(want[0], 64).Masked()
+		if got := within(all, t0.Add(-72*time.Hour), t0, 100); !slices.Equal(got, want) {
+			t.Errorf("in all: %v, want %v", got, want)
+		}
+		if got := within(all, t0, t0, 3); !slices.Equal(got, want[:3]) {
+			t.Errorf("the first three: %v, want %v", got, want[:3])
+		}
+		if got := within(all, t0.Add(-48*time.Hour), t0.Add(-48*time.Hour), 100); len(got) != 10 {
+			t.Errorf("two days before: %v, want 10", got)
+		}
+		if got := within(all, t0.Add(-480*time.Hour), t0.Add(-479*time.Hour), 100); len(got) != 0 {
+			t.Errorf("long before: %v", got)
+		}
+		for _, a := range want {
+			if got := within(netip.PrefixFrom(a, 128), t0, t0, 2); len(got) != 1 || got[0] != a {
+				t.Errorf("%s alone: %v", a, got)
+			}
+		}
+		if got := within(netip.MustParsePrefix("2001:db8:ffff::/48"), t0, t0, 2); len(got) != 0 {
+			t.Errorf("in another prefix: %v", got)
 		}
 	})
 

@@ -49,6 +49,19 @@ func leaseKey(b []byte, a netip.Addr) []byte {
 	return append(append(b, tagLease), raw[:]...)
 }
 
+// prefixBounds are the first key of a prefix's addresses, and the first after them.
+func prefixBounds(tag byte, p netip.Prefix) (lower, upper []byte) {
+	first := p.Masked().Addr().As16()
+	last := first
+	for bit := p.Bits(); bit < 128; bit++ {
+		last[bit/8] |= 0x80 >> (bit % 8)
+	}
+	lower = append([]byte{tag}, first[:]...)
+	upper = append([]byte{tag}, last[:]...)
+	// A key of the last address may be longer than the address.
+	return lower, append(upper, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
+}
+
 func historyPrefix(b []byte, a netip.Addr) []byte {
 	raw := a.As16()
 	return append(append(b, tagHistory), raw[:]...)

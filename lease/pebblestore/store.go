@@ -7,6 +7,7 @@
 package pebblestore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -267,6 +268,39 @@ func (s *Store) History(dst []lease.Lease, addr netip.Addr) ([]lease.Lease, erro
 		dst = append(dst, l)
 	}
 	return dst, it.Error()
+}
+
+// Within implements lease.Store. It merges the newest leases and the ended ones, both
+// of which are in the order of addresses.
+func (s *Store) Within(dst []netip.Addr, p netip.Prefix, from, until time.Time, limit int) ([]netip.Addr, error) {
+	var its [2]*pebble.Iterator
+	var ok [2]bool
+	for i, tag := range []byte{tagLease, tagHistory} {
+		lower, upper := prefixBounds(tag, p)
+		it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+		if err != nil {
+			return dst, err
+		}
+		defer it.Close()
+		its[i], ok[i] = it, it.First()
+	}
+	for found := 0; found < limit && (ok[0] || ok[1]); {
+		i := 0
+		if !ok[0] || ok[1] && bytes.Compare(its[1].Key()[1:17], its[0].Key()[1:17]) < 0 {
+			i = 1
+		}
+		addr := addrOfKey(its[i].Key())
+		l, err := parseLease(addr, its[i].Value())
+		if err != nil {
+			return dst, err
+		}
+		if l.Overlaps(from, until) && (found == 0 || dst[len(dst)-1] != addr) {
+			dst = append(dst, addr)
+			found++
+		}
+		ok[i] = its[i].Next()
+	}
+	return dst, errors.Join(its[0].Error(), its[1].Error())
 }
 
 // ByClient implements lease.Store.

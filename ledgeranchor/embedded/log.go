@@ -220,11 +220,13 @@ func Open(ctx context.Context, dir string, o Options) (_ *Ledger, err error) {
 	if err := os.WriteFile(begun, nil, 0o600); err != nil {
 		return nil, err
 	}
-	if err := l.loadMembers(ctx); err != nil {
-		return nil, err
-	}
+	// With the lock held nothing comes into the log, so that the index, once it has
+	// caught up, is current.
 	l.known = l.index.size()
 	if err := l.catchUp(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.loadMembers(ctx); err != nil {
 		return nil, err
 	}
 	l.committed.Go(func() { l.commit(ctx) })
@@ -521,6 +523,15 @@ func (l *Ledger) lookAgain(ctx context.Context) error {
 	return l.catchUp(ctx)
 }
 
+// current has the index cover all that other processes have appended.
+func (l *Ledger) current(ctx context.Context) error {
+	size, err := l.reader.IntegratedSize(ctx)
+	if err != nil || l.index.size() >= size {
+		return err
+	}
+	return l.lookAgain(ctx)
+}
+
 // loadMembers learns the certificates of those who have written to the log.
 func (l *Ledger) loadMembers(ctx context.Context) error {
 	for e, err := range l.Find(ctx, ledgeranchor.Query{Kind: ledgeranchor.KindCertificate}) {
@@ -554,7 +565,7 @@ func (l *Ledger) at(ctx context.Context, position uint64) (*ledgeranchor.Entry, 
 // Find implements [ledgeranchor.Ledger].
 func (l *Ledger) Find(ctx context.Context, q ledgeranchor.Query) iter.Seq2[*ledgeranchor.Entry, error] {
 	return func(yield func(*ledgeranchor.Entry, error) bool) {
-		if err := q.Check(); err != nil {
+		if err := errors.Join(q.Check(), l.current(ctx)); err != nil {
 			yield(nil, err)
 			return
 		}
@@ -632,6 +643,9 @@ func (l *Ledger) scan(ctx context.Context, q *ledgeranchor.Query) iter.Seq2[uint
 
 // Position returns the position of a record, or [ledgeranchor.ErrNotFound].
 func (l *Ledger) Position(ctx context.Context, name ledgeranchor.Hash) (uint64, error) {
+	if err := l.current(ctx); err != nil {
+		return 0, err
+	}
 	at, known, err := l.position(ctx, name)
 	if err == nil && !known {
 		err = ledgeranchor.ErrNotFound

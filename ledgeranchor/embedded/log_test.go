@@ -304,6 +304,58 @@ func writer(dir, author, from string) error {
 	}
 }
 
+// What another process has appended is found by one that has the ledger open, and by
+// one that opens it, while both go on.
+func TestAProcessFindsWhatAnotherAppended(t *testing.T) {
+	c := ledgertest.NewCast(t)
+	dir := create(t, c.Root)
+	l, err := Open(t.Context(), dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	ledgertest.Introduce(t, l, c.Relay)
+	author := filepath.Join(t.TempDir(), "author.pem")
+	ledgertest.WriteAuthor(t, author, c.Relay)
+	for round := range 2 { // the second opens a log that this process has taken further
+		child := exec.Command(os.Args[0])
+		child.Env = append(os.Environ(), writerDir+"="+dir, writerPEM+"="+author, writerFrom+"="+strconv.Itoa(round*1000))
+		out, err := child.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		stuck := time.AfterFunc(30*time.Second, func() { child.Process.Kill() })
+		lines := bufio.NewScanner(out)
+		if !lines.Scan() {
+			t.Fatal("the other process has appended nothing")
+		}
+		stuck.Stop()
+		n := 0
+		for e, err := range l.Find(t.Context(), ledgeranchor.Query{Address: ledgertest.Source(round*1000 + 3)}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Record.Hop.Clock == uint64(round*1000+3) {
+				n++
+				if _, err := l.Get(t.Context(), e.Signed.Name()); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		if n != 1 {
+			t.Errorf("round %d: the record is found %d times", round, n)
+		}
+		child.Process.Kill()
+		child.Wait()
+		if _, err := l.Append(t.Context(), ledgertest.Sign(t, c.Relay, ledgertest.Hop(50_000+round, ledgertest.Source(1), time.Now()))...); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Several processes append to one log, some of it the same, and are killed: what
 // was acknowledged is there, everything is there once, and the log is whole.
 func TestKilledWritersLoseNothing(t *testing.T) {

@@ -1,4 +1,6 @@
-package main
+// Package ledgerfile opens the ledgers that programs are told of: a directory with an
+// embedded one, or a file that says how to reach one on Fabric.
+package ledgerfile
 
 import (
 	"context"
@@ -7,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -17,7 +20,8 @@ import (
 	"brightgid/ledgeranchor/fabric"
 )
 
-// fabricConfig is the file of --fabric. Paths in it are relative to it.
+// fabricConfig is the file that tells of a ledger on Fabric. Paths in it are relative
+// to it.
 type fabricConfig struct {
 	Peers         []string             `toml:"peers"`
 	PeerRoots     []string             `toml:"peer-roots"`
@@ -36,15 +40,16 @@ type fabricOrganization struct {
 	CA  string `toml:"ca"`
 }
 
-// channels are the channels of a ledger on Fabric.
-type channels struct {
+// Channels are the channels of a ledger on Fabric.
+type Channels struct {
+	Trust fabric.Trust
+
 	ledgers []*fabric.Ledger
 	names   []string
-	trust   fabric.Trust
 }
 
 func readFabricConfig(path string) (*fabricConfig, error) {
-	text, err := readFile(path, 1<<20)
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -80,14 +85,14 @@ func readFabricConfig(path string) (*fabricConfig, error) {
 	return &c, nil
 }
 
-// openFabric connects to the channels that a file names.
-func openFabric(path string) (_ *channels, err error) {
+// OpenFabric connects to the channels that a file names.
+func OpenFabric(path string) (_ *Channels, err error) {
 	c, err := readFabricConfig(path)
 	if err != nil {
 		return nil, err
 	}
 	pool := func(files ...string) (*x509.CertPool, error) {
-		certs, err := readCertificates(files)
+		certs, err := Certificates(files)
 		p := x509.NewCertPool()
 		for _, c := range certs {
 			p.AddCert(c)
@@ -98,7 +103,7 @@ func openFabric(path string) (_ *channels, err error) {
 	if err != nil {
 		return nil, err
 	}
-	certs, err := readCertificates([]string{c.Certificate})
+	certs, err := Certificates([]string{c.Certificate})
 	if err != nil {
 		return nil, err
 	}
@@ -115,16 +120,16 @@ func openFabric(path string) (_ *channels, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: not a PKCS #8 private key", c.Key)
 	}
-	roots, err := readCertificates(c.Roots)
+	roots, err := Certificates(c.Roots)
 	if err != nil {
 		return nil, err
 	}
-	x := &channels{names: c.Channels, trust: fabric.Trust{Organizations: make(map[string]*x509.CertPool), Endorsers: c.Endorsers, Members: ledgeranchor.NewMembers(roots)}}
+	x := &Channels{names: c.Channels, Trust: fabric.Trust{Organizations: make(map[string]*x509.CertPool), Endorsers: c.Endorsers, Members: ledgeranchor.NewMembers(roots)}}
 	for _, r := range roots {
-		_ = x.trust.Members.Add(r, time.Now()) // an issuer's certificate need not be fit to sign records
+		_ = x.Trust.Members.Add(r, time.Now()) // an issuer's certificate need not be fit to sign records
 	}
 	for _, o := range c.Organizations {
-		if x.trust.Organizations[o.MSP], err = pool(o.CA); err != nil {
+		if x.Trust.Organizations[o.MSP], err = pool(o.CA); err != nil {
 			return nil, err
 		}
 	}
@@ -138,7 +143,8 @@ func openFabric(path string) (_ *channels, err error) {
 	return x, nil
 }
 
-func (x *channels) Close() error {
+// Close ends the connections.
+func (x *Channels) Close() error {
 	var errs []error
 	for _, l := range x.ledgers {
 		errs = append(errs, l.Close())
@@ -146,8 +152,8 @@ func (x *channels) Close() error {
 	return errors.Join(errs...)
 }
 
-// ledger returns the channels as one ledger.
-func (x *channels) ledger() (ledgeranchor.Ledger, error) {
+// Ledger returns the channels as one ledger.
+func (x *Channels) Ledger() (ledgeranchor.Ledger, error) {
 	if len(x.ledgers) == 1 {
 		return x.ledgers[0], nil
 	}
@@ -158,16 +164,16 @@ func (x *channels) ledger() (ledgeranchor.Ledger, error) {
 	return fabric.NewSharded(all...)
 }
 
-// Members implements examined.
-func (x *channels) Members() *ledgeranchor.Members { return x.trust.Members }
+// Members are those whose records count.
+func (x *Channels) Members() *ledgeranchor.Members { return x.Trust.Members }
 
-// Entries implements examined: one channel after the other.
-func (x *channels) Entries(ctx context.Context, from uint64) iter.Seq2[*ledgeranchor.Entry, error] {
+// Entries returns all records, one channel after the other, and checks each.
+func (x *Channels) Entries(ctx context.Context, from uint64) iter.Seq2[*ledgeranchor.Entry, error] {
 	return func(yield func(*ledgeranchor.Entry, error) bool) {
 		for _, l := range x.ledgers {
 			for e, err := range l.Entries(ctx, from) {
 				if err == nil {
-					_, err = x.trust.Members.Check(e.Signed)
+					_, err = x.Trust.Members.Check(e.Signed)
 				}
 				if !yield(e, err) || err != nil {
 					return
@@ -177,8 +183,8 @@ func (x *channels) Entries(ctx context.Context, from uint64) iter.Seq2[*ledgeran
 	}
 }
 
-// prove implements examined.
-func (x *channels) prove(ctx context.Context, e *ledgeranchor.Entry) (ledgeranchor.Proof, error) {
+// Prove returns the proof of a record.
+func (x *Channels) Prove(ctx context.Context, e *ledgeranchor.Entry) (ledgeranchor.Proof, error) {
 	for i, l := range x.ledgers {
 		if x.names[i] == e.Channel {
 			return l.Prove(ctx, e.Signed.Name())
@@ -187,8 +193,8 @@ func (x *channels) prove(ctx context.Context, e *ledgeranchor.Entry) (ledgeranch
 	return nil, ledgeranchor.ErrNotFound
 }
 
-// verify checks all channels, and returns what it found of each.
-func (x *channels) verify(ctx context.Context, old []*ledgeranchor.Head) (heads []*ledgeranchor.Head, records uint64, err error) {
+// Verify checks all channels, and returns what it found of each.
+func (x *Channels) Verify(ctx context.Context, old []*ledgeranchor.Head) (heads []*ledgeranchor.Head, records uint64, err error) {
 	for i, l := range x.ledgers {
 		var before *ledgeranchor.Head
 		for _, h := range old {
@@ -196,7 +202,7 @@ func (x *channels) verify(ctx context.Context, old []*ledgeranchor.Head) (heads 
 				before = h
 			}
 		}
-		h, n, err := l.Verify(ctx, x.trust, before)
+		h, n, err := l.Verify(ctx, x.Trust, before)
 		if err != nil {
 			return nil, records, fmt.Errorf("channel %s: %w", x.names[i], err)
 		}
