@@ -27,7 +27,7 @@ var helpers = map[string][]string{
 	"internal/config":       {"eidauth", "idcodec", "internal/tomlfile", "lease"},
 	"internal/demo":         {"internal/netlab"},
 	"internal/fabnet":       nil,
-	"internal/fabricup":     {"internal/cli", "internal/fabnet", "internal/identityfile", "trace"},
+	"internal/fabricup":     {"idcodec", "internal/cli", "internal/fabnet", "internal/identityfile", "internal/ledgerfile", "lease", "ledgeranchor", "trace"},
 	"internal/control":      nil,
 	"internal/harden":       nil,
 	"internal/hsm":          {"internal/secretfile"},

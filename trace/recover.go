@@ -28,16 +28,21 @@ func (p *Party) Recover(ctx context.Context, d Documents, key *idcodec.EscrowKey
 	}
 	refs := slices.Clone(o.records[:])
 	var given []*indexed
+	var authors []ledgeranchor.Hash
 	report := &Report{Warrant: *o.warrant, Realm: o.resolution.Realm, Resolved: o.resolution.Resolved}
 	report.Evidence = Evidence{Warrant: d.Warrant, Resolution: d.Resolution}
 	for _, a := range approvals {
-		name, plain, err := p.take(ctx, a, d, o, key)
-		if err != nil {
-			return nil, &ApprovalError{a.Trustee, err}
-		}
 		if slices.ContainsFunc(given, func(x *indexed) bool { return x.head.Trustee == a.Trustee }) {
 			return nil, &ApprovalError{a.Trustee, fmt.Errorf("%w: it is given twice", ErrReplayed)}
 		}
+		entry, plain, err := p.take(ctx, a, d, o, key)
+		if err != nil {
+			return nil, &ApprovalError{a.Trustee, err}
+		}
+		if slices.Contains(authors, entry.Record.Author) {
+			return nil, &ApprovalError{a.Trustee, fmt.Errorf("%w: who recorded it has recorded another's approval as well; each trustee records its own", ErrReplayed)}
+		}
+		authors = append(authors, entry.Record.Author)
 		byNID, err := a.shares(plain)
 		if err != nil {
 			return nil, &ApprovalError{a.Trustee, err}
@@ -47,7 +52,7 @@ func (p *Party) Recover(ctx context.Context, d Documents, key *idcodec.EscrowKey
 			return nil, &ApprovalError{a.Trustee, err}
 		}
 		given = append(given, x)
-		refs = append(refs, name)
+		refs = append(refs, entry.Signed.Name())
 		report.Trustees = append(report.Trustees, a.Trustee)
 		report.Evidence.Approvals = append(report.Evidence.Approvals, ApprovalEvidence{Head: a.ApprovalHead, Shares: plain})
 	}
@@ -76,30 +81,30 @@ func (p *Party) Recover(ctx context.Context, d Documents, key *idcodec.EscrowKey
 	return report, err
 }
 
-// take looks an approval up on the ledger and unseals it. It returns its record's name.
-func (p *Party) take(ctx context.Context, a *Approval, d Documents, o *opened, key *idcodec.EscrowKey) (name ledgeranchor.Hash, plain []byte, err error) {
+// take looks an approval up on the ledger and unseals it.
+func (p *Party) take(ctx context.Context, a *Approval, d Documents, o *opened, key *idcodec.EscrowKey) (e *ledgeranchor.Entry, plain []byte, err error) {
 	if err := a.check(d, key); err != nil {
-		return name, nil, err
+		return nil, nil, err
 	}
 	hash := a.Hash()
-	e, err := p.find(ctx, ledgeranchor.KindApproval, documentHash(d.Warrant), func(r *ledgeranchor.Record) bool {
+	e, err = p.find(ctx, ledgeranchor.KindApproval, documentHash(d.Warrant), func(r *ledgeranchor.Record) bool {
 		return string(r.Body) == string(hash[:]) && slices.Contains(r.Refs, o.records[0]) && slices.Contains(r.Refs, o.records[1])
 	})
 	if err != nil {
-		return name, nil, err
+		return nil, nil, err
 	}
 	if e == nil {
-		return name, nil, &NotOnLedgerError{Kind: ledgeranchor.KindApproval, Hash: hash}
+		return nil, nil, &NotOnLedgerError{Kind: ledgeranchor.KindApproval, Hash: hash}
 	}
 	author, err := p.certificate(ctx, e.Record.Author)
 	if err != nil {
-		return name, nil, err
+		return nil, nil, err
 	}
 	if err := p.notRevoked(ctx, d.Warrant, author); err != nil {
-		return name, nil, err
+		return nil, nil, err
 	}
 	plain, err = a.unseal(p.Self.Unseal)
-	return e.Signed.Name(), plain, err
+	return e, plain, err
 }
 
 // prove returns proofs of records about a warrant, and the certificates of their

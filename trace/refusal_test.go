@@ -256,6 +256,15 @@ func TestRefusals(t *testing.T) {
 			a := c.approve(d, 0)
 			return recover(c, d, a[0], a[0])
 		}},
+		{"two trustees' approvals that one recorded", ErrReplayed, func(t *testing.T, c *court) error {
+			d, _ := c.ordered(target(c))
+			a := c.approve(d, 0)
+			b, err := c.party(c.trustees[0]).Approve(context.Background(), d, c.escrow, c.shares[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return recover(c, d, a[0], b)
+		}},
 		{"an approval of another warrant", ErrReplayed, func(t *testing.T, c *court) error {
 			d, _ := c.ordered(target(c))
 			d2, _ := c.ordered(target(c))

@@ -222,7 +222,7 @@ func (c *checker) records(r *Report) {
 		return
 	}
 	warrant := documentHash(r.Evidence.Warrant)
-	var names []ledgeranchor.Hash
+	var names, approvers []ledgeranchor.Hash
 	check := func(i int, what string, kind ledgeranchor.Kind, body []byte, rests []ledgeranchor.Hash) {
 		rec, err := c.v.Prove([]byte(r.Evidence.Ledger[i]), authors)
 		if err == nil {
@@ -235,6 +235,12 @@ func (c *checker) records(r *Report) {
 		}
 		if err == nil && rec.At().After(r.Recovered.Add(ledgeranchor.MaxSkew)) {
 			err = fmt.Errorf("the record is of %s, after the report", rec.At().Format(time.RFC3339))
+		}
+		if err == nil && kind == ledgeranchor.KindApproval {
+			if slices.Contains(approvers, rec.Author) {
+				err = fmt.Errorf("its author has recorded another trustee's approval as well")
+			}
+			approvers = append(approvers, rec.Author)
 		}
 		c.holds("ledger: "+what, err)
 		var name ledgeranchor.Hash

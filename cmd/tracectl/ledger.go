@@ -635,6 +635,9 @@ func printAudit(out io.Writer, a *ledgeranchor.AuditReport) error {
 		fmt.Fprintf(w, "%ss\t%d\n", k, a.Counts[k])
 	}
 	fmt.Fprintf(w, "address-times ordered\t%d\nwarrants not disclosed upon\t%d\nwarrants under seal\t%d\nproblems\t%d\n", a.Targets, a.Open, a.Sealed, len(a.Problems))
+	if err := w.Flush(); err != nil { // the lists have columns of their own
+		return err
+	}
 	for _, x := range a.Warrants {
 		fmt.Fprintf(w, "  warrant %s of %s\t%s\n", x.Warrant.String()[:16], x.Recorded.Format(time.RFC3339), stateOf(&x))
 	}

@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,6 +23,7 @@ import (
 	"brightgid/internal/cli"
 	"brightgid/internal/fabnet"
 	"brightgid/internal/identityfile"
+	"brightgid/ledgeranchor"
 	"brightgid/trace"
 )
 
@@ -64,8 +66,9 @@ const (
 	logFile   = "fabricup.log"
 )
 
-// members are one member of each role, for trying things out.
-var members = map[string][]string{"isp": {"isp"}, "relays": {"relay", "log"}, "authority": {"judge", "trustee", "holder"}}
+// members are members of each role, for trying things out; a number follows the role
+// where there are several.
+var members = map[string][]string{"isp": {"isp"}, "relays": {"relay", "log"}, "authority": {"judge", "trustee1", "trustee2", "trustee3", "holder"}}
 
 func (o *options) run(ctx context.Context, c *cobra.Command) (err error) {
 	if o.orderers != 1 && o.orderers != 4 {
@@ -95,15 +98,21 @@ func (o *options) run(ctx context.Context, c *cobra.Command) (err error) {
 		return err
 	}
 	roots := make(map[string]string)
-	for org, roles := range members {
+	for org, names := range members {
 		var all []byte
-		for _, role := range roles {
+		for _, member := range names {
+			role := strings.TrimRight(member, "123")
 			now := time.Now()
-			id, err := trace.NewIdentity(rand.Reader, trace.Subject{Name: role + "." + org + ".gid", Roles: []string{role}}, now.Add(-time.Hour), now.AddDate(1, 0, 0))
+			id, err := trace.NewIdentity(rand.Reader, trace.Subject{Name: member + "." + org + ".gid", Roles: []string{role}}, now.Add(-time.Hour), now.AddDate(1, 0, 0))
 			if err != nil {
 				return err
 			}
-			if err := identityfile.Create(filepath.Join(o.dir, "members", role), id); err != nil {
+			if role == ledgeranchor.RoleHolder {
+				if err := o.holder(id); err != nil {
+					return err
+				}
+			}
+			if err := identityfile.Create(filepath.Join(o.dir, "members", member), id); err != nil {
 				return err
 			}
 			all = append(all, id.MarshalCertificate()...)
@@ -139,6 +148,23 @@ func (o *options) run(ctx context.Context, c *cobra.Command) (err error) {
 	fmt.Fprint(c.OutOrStdout(), text.String())
 	<-ctx.Done()
 	return nil
+}
+
+// holder makes an identity one that approvals can be sealed to, and writes what goes
+// into warrants for it.
+func (o *options) holder(id *trace.Identity) error {
+	if err := id.CanUnseal(rand.Reader); err != nil {
+		return err
+	}
+	h, err := id.Holder()
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(o.dir, "members", "holder.holder.json"), text, 0o600)
 }
 
 // ledgerConfig writes the file by which tracectl finds the channel, for an
@@ -180,7 +206,7 @@ func (o *options) up(c *cobra.Command) error {
 		return err
 	}
 	defer log.Close()
-	child := exec.Command(self, "run", "--dir", o.dir, "--bin", o.bin, "--orderers", strconv.Itoa(o.orderers), "--channel", strings.Join(o.channels, ","))
+	child := exec.Command(self, "run", "--dir", o.dir, "--bin", o.bin, "--orderers", strconv.Itoa(o.orderers), "--keys", o.keys, "--channel", strings.Join(o.channels, ","))
 	child.Stdout, child.Stderr = log, log
 	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := child.Start(); err != nil {

@@ -4,13 +4,100 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"brightgid/idcodec"
+	"brightgid/internal/identityfile"
+	"brightgid/internal/ledgerfile"
+	"brightgid/lease"
+	"brightgid/trace"
 )
+
+// isp is an ISP with one subscriber, who had one address.
+type isp struct {
+	addr     netip.Addr
+	leased   time.Time
+	nid      idcodec.NID
+	resolver *trace.Resolver
+}
+
+func newISP(t *testing.T, members, escrow string) *isp {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(escrow)
+	must(err)
+	key, err := idcodec.ParseEscrowKey(text)
+	must(err)
+	eid, err := idcodec.ParseEID("radius:alice")
+	must(err)
+	x := &isp{leased: time.Now().Add(-time.Minute).UTC().Truncate(time.Second)}
+	x.nid, err = idcodec.SealNID(rand.Reader, key, "isp.example", eid)
+	must(err)
+	epoch, err := idcodec.EpochAt(x.leased, idcodec.DefaultEpochLength)
+	must(err)
+	ring, err := idcodec.NewKeyring(rand.Reader, idcodec.DefaultEpochLength, epoch-10)
+	must(err)
+	k, err := ring.Key(epoch)
+	must(err)
+	prefix := idcodec.PrefixOf(netip.MustParseAddr("2001:db8:1::"))
+	gid, err := k.Encode(prefix, 0, 0)
+	must(err)
+	x.addr = prefix.Addr(gid)
+	self, err := identityfile.Read(filepath.Join(members, "isp"))
+	must(err)
+	authorities, err := identityfile.Certificates(filepath.Join(members, "judge.pem"))
+	must(err)
+	l, _, err := ledgerfile.Open(t.Context(), "", filepath.Join(members, "isp.toml"))
+	must(err)
+	t.Cleanup(func() { l.Close() })
+	x.resolver = &trace.Resolver{
+		Party:    trace.Party{Ledger: l, Self: self, Trust: trace.Trust{Authorities: authorities}, Rand: rand.Reader, Now: time.Now},
+		Registry: x, Keys: ring, MaxAge: 72 * time.Hour, Realm: "isp.example", EscrowKey: key.ID(),
+	}
+	return x
+}
+
+func (x *isp) Subscriber(n uint64) (lease.Subscriber, error) {
+	if n != 0 {
+		return lease.Subscriber{}, lease.ErrNotFound
+	}
+	return lease.Subscriber{NID: x.nid}, nil
+}
+
+func (x *isp) History(dst []lease.Lease, _ netip.Addr) ([]lease.Lease, error) { return dst, nil }
+
+func (x *isp) Within(dst []netip.Addr, _ netip.Prefix, _, _ time.Time, _ int) ([]netip.Addr, error) {
+	return dst, nil
+}
+
+// resolve answers a warrant's file with another.
+func (x *isp) resolve(warrant, resolution string) error {
+	b, err := os.ReadFile(warrant)
+	if err != nil {
+		return err
+	}
+	_, signed, err := x.resolver.Resolve(context.Background(), strings.TrimSpace(string(b)))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(resolution, []byte(signed), 0o600)
+}
 
 // A network is brought up as people do it, used with tracectl, and taken down.
 func TestTracectlOnANetworkThatIsBroughtUp(t *testing.T) {
@@ -59,27 +146,37 @@ func TestTracectlOnANetworkThatIsBroughtUp(t *testing.T) {
 	must("", "fabricup", "up", "--dir", "net", "--bin", "bin", "--channel", "one,two")
 	refused("is not empty", "fabricup", "run", "--dir", "net", "--bin", "bin")
 
-	// A warrant, and who may write what.
-	must("", "tracectl", "identity", "new", "--name", "Police", "--holder", "--out", "police")
-	at := time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)
-	must("to be signed", "tracectl", "warrant", "new", "--case", "1/26", "--authority", "Court", "--legal-basis", "law", "--purpose", "test", "--holder", "police.holder.json",
-		"--address", "2001:db8::1", "--from", at, "--out", "w.json")
+	// Who may bring what: a judge's record comes by the authority's organization.
+	must("", "tracectl", "ceremony", "deal", "--threshold", "2", "--trustees", "a,b,c", "--out", "trustees")
+	isp := newISP(t, filepath.Join(work, "net/members"), filepath.Join(work, "trustees/escrow.json"))
+	at := isp.leased.Format(time.RFC3339)
+	must("to be signed", "tracectl", "warrant", "new", "--case", "1/26", "--authority", "Court", "--legal-basis", "law", "--purpose", "test", "--realm", "isp.example", "--holder", "net/members/holder.holder.json",
+		"--address", isp.addr.String(), "--from", at, "--seal-until", "2033-01-01T00:00:00Z", "--out", "w.json")
 	must("signed by", "tracectl", "warrant", "sign", "--warrant", "w.json", "--identity", "net/members/judge", "--out", "w.jws")
-	if err := os.WriteFile(filepath.Join(work, "resolution"), []byte("a resolution"), 0o600); err != nil {
+	judge := []string{"--authorities", "net/members/judge.pem", "--identity", "net/members/judge", "--warrant", "w.jws"}
+	if err := isp.resolve(filepath.Join(work, "w.jws"), filepath.Join(work, "r.jws")); !errors.Is(err, trace.ErrNotOnLedger) {
+		t.Errorf("a warrant that does not stand: %v", err)
+	}
+	refused("ISPMSP", "tracectl", append([]string{"warrant", "submit", "--fabric", "net/members/isp.toml"}, judge...)...)
+	must("recorded, at", "tracectl", append([]string{"warrant", "submit", "--fabric", "net/members/authority.toml"}, judge...)...)
+	must("was recorded before", "tracectl", append([]string{"warrant", "submit", "--fabric", "net/members/authority.toml"}, judge...)...)
+	if err := isp.resolve(filepath.Join(work, "w.jws"), filepath.Join(work, "r.jws")); err != nil {
 		t.Fatal(err)
 	}
-	warrant := []string{"ledger", "record", "--fabric", "net/members/authority.toml", "--identity", "net/members/judge", "--kind", "warrant", "--warrant", "w.jws"}
-	resolution := []string{"ledger", "record", "--fabric", "net/members/isp.toml", "--identity", "net/members/isp", "--kind", "resolution", "--warrant", "w.jws", "--resolution", "resolution"}
-	refused("does not stand on the ledger", "tracectl", resolution...)
-	refused("ISPMSP", "tracectl", "ledger", "record", "--fabric", "net/members/isp.toml", "--identity", "net/members/judge", "--kind", "warrant", "--warrant", "w.jws")
-	must("recorded, at", "tracectl", warrant...)
-	must("was recorded before", "tracectl", warrant...)
-	must("recorded, at", "tracectl", resolution...)
+
+	// Approvals and the recovery, all on the channel, and the report by its proofs.
+	trust := []string{"--authorities", "net/members/judge.pem", "--isps", "net/members/isp.pem", "--escrow", "trustees/escrow.json", "--fabric", "net/members/authority.toml"}
+	docs := []string{"--warrant", "w.jws", "--resolution", "r.jws"}
+	for i, n := range []string{"a", "b"} {
+		must("approved by "+n, "tracectl", slices.Concat([]string{"approve", "--identity", fmt.Sprintf("net/members/trustee%d", i+1), "--share", "trustees/" + n + ".share", "--out", n + ".approval"}, trust, docs)...)
+	}
+	must("EID radius:alice", "tracectl", slices.Concat([]string{"recover", "--identity", "net/members/holder", "--approval", "a.approval", "--approval", "b.approval", "--out", "report.json"}, trust, docs)...)
+	must("holds  ledger: the disclosure", "tracectl", slices.Concat([]string{"verify"}, trust, []string{"report.json"})...)
 
 	// Anybody looks.
 	look := []string{"--fabric", "net/members/relays.toml"}
 	list := must("warrant", "tracectl", append([]string{"ledger", "list"}, look...)...)
-	if !strings.Contains(list, "judge.authority.gid") || !strings.Contains(list, "resolution") {
+	if !strings.Contains(list, "judge.authority.gid") || !strings.Contains(list, "resolution") || strings.Count(list, " approval ") != 2 {
 		t.Errorf("list says:\n%s", list)
 	}
 	must("problems                     0", "tracectl", append([]string{"ledger", "audit", "--threshold", "2"}, look...)...)
