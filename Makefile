@@ -24,8 +24,12 @@ help:
 	@echo "make generate compile the XDP program anew (clang, libbpf-dev)"
 	@echo "make vectors  write the published test vectors anew"
 
+# All programs are static but tracectl, which loads the modules of hardware tokens
+# (PKCS #11) where a C compiler is at hand to build it so.
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/...
+	@if command -v $${CC:-gcc} >/dev/null; then CGO_ENABLED=1 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/tracectl; \
+	else echo "No C compiler: bin/tracectl cannot use hardware tokens"; fi
 
 deps:
 	@scripts/deps.sh

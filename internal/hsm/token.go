@@ -26,14 +26,14 @@ func Open(uri string, ask func(what string) ([]byte, error)) (crypto.Signer, err
 	if err != nil {
 		return nil, err
 	}
-	key, err := token.FindKeyPair(k.id(), k.label())
+	keys, err := token.FindKeyPairs(k.ID, []byte(k.Object))
+	if err == nil && len(keys) != 1 {
+		err = fmt.Errorf("it has %d key pairs %q, want one", len(keys), k.Object)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("the token %s%s: %w", k.Token, k.Serial, err), token.Close())
 	}
-	if key == nil {
-		return nil, errors.Join(fmt.Errorf("the token %s%s has no key pair %q", k.Token, k.Serial, k.Object), token.Close())
-	}
-	return key, nil
+	return keys[0], nil
 }
 
 // Generate makes a key in a token. It must have no key of this name yet.
@@ -49,8 +49,8 @@ func Generate(uri string, ask func(what string) ([]byte, error)) (crypto.Signer,
 	if err != nil {
 		return nil, err
 	}
-	there, err := token.FindKeyPair(nil, k.label())
-	if err == nil && there != nil {
+	there, err := token.FindKeyPairs(nil, []byte(k.Object))
+	if err == nil && len(there) > 0 {
 		err = fmt.Errorf("it has a key %q already; nothing was changed", k.Object)
 	}
 	var key crypto.Signer
@@ -80,18 +80,4 @@ func (k *Key) open(ask func(what string) ([]byte, error)) (*crypto11.Context, er
 		return nil, fmt.Errorf("the token %s%s by %s: %w", k.Token, k.Serial, k.Module, err)
 	}
 	return token, nil
-}
-
-func (k *Key) id() []byte {
-	if len(k.ID) == 0 {
-		return nil
-	}
-	return k.ID
-}
-
-func (k *Key) label() []byte {
-	if k.Object == "" {
-		return nil
-	}
-	return []byte(k.Object)
 }
