@@ -160,6 +160,7 @@ type court struct {
 	trustees               []*Identity
 	roots                  []*x509.Certificate
 	ledger                 *shelf
+	onLedger               Ledger // instead of the shelf, if not nil
 	clock                  time.Time
 	escrow                 *idcodec.EscrowKey
 	shares                 []*idcodec.Share
@@ -227,7 +228,11 @@ func (c *court) identity(name string, roles ...string) *Identity {
 
 // party is one who takes steps.
 func (c *court) party(id *Identity) *Party {
-	return &Party{Ledger: c.ledger, Self: id, Trust: c.trust, Rand: c.rng, Now: func() time.Time { return c.clock }}
+	var l Ledger = c.ledger
+	if c.onLedger != nil {
+		l = c.onLedger
+	}
+	return &Party{Ledger: l, Self: id, Trust: c.trust, Rand: c.rng, Now: func() time.Time { return c.clock }}
 }
 
 // lease leases an address to a subscriber for a time and files it if asked.
