@@ -514,13 +514,11 @@ func reshare(h *hall, key *idcodec.EscrowKey, shares map[string]*idcodec.Share, 
 		x.people[d].Share = shares[d]
 	}
 	for i := range n {
-		name := fmt.Sprintf("n%d", i+1)
 		if i == 0 { // one stays, with another index
-			name = dealers[len(dealers)-1]
 			trustees = append(trustees, old[len(old)-1])
 			continue
 		}
-		trustees = append(trustees, x.member(name))
+		trustees = append(trustees, x.member(fmt.Sprintf("n%d", i+1)))
 	}
 	x.begin(threshold, trustees, key, old)
 	return x
