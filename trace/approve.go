@@ -116,7 +116,7 @@ func (p *Party) open(ctx context.Context, d Documents, key *idcodec.EscrowKey) (
 		return nil, err
 	}
 	o.records = [2]ledgeranchor.Hash{ws.Signed.Name(), rs.Signed.Name()}
-	if err := p.notRevoked(ctx, d.Warrant, authority, isp, p.Self.Certificate); err != nil {
+	if err := p.notRevoked(ctx, d.Warrant, w, authority, isp, p.Self.Certificate); err != nil {
 		return nil, err
 	}
 	if r.EscrowKey != key.ID().String() {

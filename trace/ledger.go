@@ -173,8 +173,8 @@ func differ(r *ledgeranchor.Record, terms *ledgeranchor.Terms, targets int) stri
 	return ""
 }
 
-// notRevoked reports a warrant, or a certificate, that is revoked.
-func (p *Party) notRevoked(ctx context.Context, warrant string, certificates ...*x509.Certificate) error {
+// notRevoked reports a warrant, its holder's certificate, or another, that is revoked.
+func (p *Party) notRevoked(ctx context.Context, warrant string, w *Warrant, certificates ...*x509.Certificate) error {
 	revoked := func(what, name string, hash ledgeranchor.Hash) error {
 		e, err := p.find(ctx, ledgeranchor.KindRevocation, hash, func(r *ledgeranchor.Record) bool {
 			v, err := r.Revocation()
@@ -188,6 +188,13 @@ func (p *Party) notRevoked(ctx context.Context, warrant string, certificates ...
 	}
 	hash := documentHash(warrant)
 	if err := revoked(ledgeranchor.RevokedWarrant, hash.String()[:16]+"…", hash); err != nil {
+		return err
+	}
+	holder, err := ledgeranchor.ParseHash(w.Holder.Certificate)
+	if err != nil {
+		return fmt.Errorf("%w: holder.certificate: %w", ErrWarrant, err)
+	}
+	if err := revoked(ledgeranchor.RevokedCertificate, fmt.Sprintf("of the holder, %q,", w.Holder.Name), holder); err != nil {
 		return err
 	}
 	for _, c := range certificates {
@@ -206,7 +213,7 @@ func (p *Party) Submit(ctx context.Context, warrant string) (Standing, error) {
 	if err != nil {
 		return Standing{}, err
 	}
-	if err := p.notRevoked(ctx, warrant, signer); err != nil {
+	if err := p.notRevoked(ctx, warrant, w, signer); err != nil {
 		return Standing{}, err
 	}
 	body, err := w.terms().Encode()

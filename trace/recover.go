@@ -100,7 +100,7 @@ func (p *Party) take(ctx context.Context, a *Approval, d Documents, o *opened, k
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := p.notRevoked(ctx, d.Warrant, author); err != nil {
+	if err := p.notRevoked(ctx, d.Warrant, o.warrant, author); err != nil {
 		return nil, nil, err
 	}
 	plain, err = a.unseal(p.Self.Unseal)

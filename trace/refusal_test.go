@@ -94,6 +94,13 @@ func TestRefusals(t *testing.T) {
 			}
 			return resolve(c, w)
 		}},
+		{"a warrant whose holder's certificate is revoked", ErrRevoked, func(t *testing.T, c *court) error {
+			w := c.submit(c.warrant(target(c)))
+			if _, err := c.party(c.authority).Revoke(context.Background(), ledgeranchor.RevokedCertificate, ledgeranchor.AuthorID(c.holder.Certificate), "stolen"); err != nil {
+				t.Fatal(err)
+			}
+			return resolve(c, w)
+		}},
 		{"an approval of a trustee whose certificate is revoked", ErrRevoked, func(t *testing.T, c *court) error {
 			d, _ := c.ordered(target(c))
 			a := c.approve(d, 0, 1)

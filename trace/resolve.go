@@ -112,7 +112,7 @@ func (r *Resolver) Resolve(ctx context.Context, warrant string) (*Warrant, strin
 	if err != nil {
 		return nil, "", err
 	}
-	if err := r.Party.notRevoked(ctx, warrant, signer); err != nil {
+	if err := r.Party.notRevoked(ctx, warrant, w, signer); err != nil {
 		return nil, "", err
 	}
 	res := Resolution{

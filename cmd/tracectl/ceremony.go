@@ -576,8 +576,7 @@ func shareLockCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "lock SHARE",
 		Short: "Lock a share by a passphrase",
-		Long: `Lock a trustee's share, or the secret of a ceremony, by a new passphrase, in its
-place. A share that is locked already is opened by the passphrase of before. The file
+		Long: `Lock a trustee's share by a new passphrase, in its place. A share that is locked already is opened by the passphrase of before. The file
 is in age's format.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -598,11 +597,15 @@ is in age's format.`,
 			if err := secretfile.Replace(args[0], locked); err != nil {
 				return err
 			}
+			if d.asJSON {
+				return printJSON(c.OutOrStdout(), map[string]string{"file": args[0], "trustee": share.Name()})
+			}
 			fmt.Fprintf(c.OutOrStdout(), "%s: the share of %s is locked\n", args[0], share.Name())
 			return nil
 		},
 	}
 	d.addPassphrase(c)
+	d.addJSON(c)
 	c.Flags().StringVar(&fresh, "new-passphrase-file", "", "`file` with the new passphrase in its first line; asked for if left out")
 	workFlag(c, &work)
 	return c

@@ -173,6 +173,18 @@ func TestTracectlOnANetworkThatIsBroughtUp(t *testing.T) {
 	must("EID radius:alice", "tracectl", slices.Concat([]string{"recover", "--identity", "net/members/holder", "--approval", "a.approval", "--approval", "b.approval", "--out", "report.json"}, trust, docs)...)
 	must("holds  ledger: the disclosure", "tracectl", slices.Concat([]string{"verify"}, trust, []string{"report.json"})...)
 
+	// A warrant without a seal is published at once; one is taken back.
+	must("to be signed", "tracectl", "warrant", "new", "--case", "2/26", "--authority", "Court", "--legal-basis", "law", "--purpose", "test", "--realm", "isp.example", "--holder", "net/members/holder.holder.json",
+		"--prefix", "2001:db8:7::/64", "--from", at, "--out", "w2.json")
+	must("signed by", "tracectl", "warrant", "sign", "--warrant", "w2.json", "--identity", "net/members/judge", "--out", "w2.jws")
+	judge[len(judge)-1] = "w2.jws"
+	must("recorded, at", "tracectl", append([]string{"warrant", "submit", "--fabric", "net/members/authority.toml"}, judge...)...)
+	must("sought 2001:db8:7::/64", "tracectl", "ledger", "disclosed", "--fabric", "net/members/relays.toml", "--address", "2001:db8:7::5")
+	must("recorded, at", "tracectl", append([]string{"warrant", "revoke", "--reason", "lifted", "--fabric", "net/members/authority.toml"}, judge...)...)
+	if err := isp.resolve(filepath.Join(work, "w2.jws"), filepath.Join(work, "r2.jws")); !errors.Is(err, trace.ErrRevoked) {
+		t.Errorf("a warrant that was revoked: %v", err)
+	}
+
 	// Anybody looks.
 	look := []string{"--fabric", "net/members/relays.toml"}
 	list := must("warrant", "tracectl", append([]string{"ledger", "list"}, look...)...)
@@ -184,7 +196,7 @@ func TestTracectlOnANetworkThatIsBroughtUp(t *testing.T) {
 	must("is what it was at block", "tracectl", append([]string{"ledger", "verify", "--remember", "heads"}, look...)...)
 	name := ""
 	for line := range strings.Lines(list) {
-		if f := strings.Fields(line); len(f) > 4 && f[2] == "warrant" {
+		if f := strings.Fields(line); len(f) > 4 && f[2] == "warrant" && name == "" {
 			name = f[4]
 		}
 	}

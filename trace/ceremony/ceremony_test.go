@@ -736,3 +736,27 @@ func FuzzFiles(f *testing.F) {
 type rawPayload string
 
 func (p rawPayload) MarshalJSON() ([]byte, error) { return []byte(p), nil }
+
+func FuzzOpenJoin(f *testing.F) {
+	h := newHall(f, 1, 1)
+	good, err := Join(h.people["t1"].Self, h.people["t1"].Secret)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Fuzz(func(t *testing.T, s string) {
+		if m, err := OpenJoin(s, now); err == nil && m.Name != "t1" {
+			t.Fatal("an announcement that nobody signed is taken")
+		}
+	})
+}
+
+func FuzzParseSecret(f *testing.F) {
+	s, err := NewSecret(rand.NewChaCha8([32]byte{1}), "judge")
+	if err != nil {
+		f.Fatal(err)
+	}
+	text, _ := s.MarshalText()
+	f.Add(text)
+	f.Fuzz(func(t *testing.T, b []byte) { ParseSecret(b) })
+}
