@@ -21,8 +21,11 @@ func TestMain(m *testing.M) {
 // The scripts use the command as a user does, on captures made here.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir:   "testdata/script",
-		Setup: func(e *testscript.Env) error { return writeCapture(filepath.Join(e.WorkDir, "capture.pcap")) },
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // else each command waits a second for races at its end
+			return writeCapture(filepath.Join(e.WorkDir, "capture.pcap"))
+		},
 	})
 }
 
