@@ -410,15 +410,8 @@ certificate must be among the roots, or the ledger be at hand.`,
 				return err
 			}
 			var old *ledgeranchor.Head
-			if remember != "" {
-				b, err := readFile(remember, 1<<16)
-				if err == nil {
-					old = new(ledgeranchor.Head)
-					err = json.Unmarshal(b, old)
-				}
-				if err != nil && !errors.Is(err, fs.ErrNotExist) {
-					return fmt.Errorf("%s: %w", remember, err)
-				}
+			if err := recall(remember, &old); err != nil {
+				return err
 			}
 			if err := r.CheckFiles(c.Context()); err != nil {
 				return err
@@ -439,14 +432,8 @@ certificate must be among the roots, or the ledger be at hand.`,
 				}
 				n++
 			}
-			if remember != "" {
-				b, err := json.Marshal(h)
-				if err != nil {
-					return err
-				}
-				if err := secretfile.Replace(remember, append(b, '\n')); err != nil {
-					return err
-				}
+			if err := keep(remember, h); err != nil {
+				return err
 			}
 			if s.asJSON {
 				return printJSON(c.OutOrStdout(), struct {
@@ -468,6 +455,36 @@ certificate must be among the roots, or the ledger be at hand.`,
 	return c
 }
 
+// recall reads the heads that an earlier examination kept; none if there was none.
+func recall(path string, heads any) error {
+	if path == "" {
+		return nil
+	}
+	b, err := readFile(path, 1<<16)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, heads)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// keep writes heads for the next examination.
+func keep(path string, heads any) error {
+	if path == "" {
+		return nil
+	}
+	b, err := json.Marshal(heads)
+	if err != nil {
+		return err
+	}
+	return secretfile.Replace(path, append(b, '\n'))
+}
+
 // verifyFabric checks a ledger on Fabric.
 func verifyFabric(c *cobra.Command, s *source, remember string) error {
 	x, err := ledgerfile.OpenFabric(s.fabric)
@@ -476,27 +493,15 @@ func verifyFabric(c *cobra.Command, s *source, remember string) error {
 	}
 	defer x.Close()
 	var old []*ledgeranchor.Head
-	if remember != "" {
-		b, err := readFile(remember, 1<<16)
-		if err == nil {
-			err = json.Unmarshal(b, &old)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%s: %w", remember, err)
-		}
+	if err := recall(remember, &old); err != nil {
+		return err
 	}
 	heads, n, err := x.Verify(c.Context(), old)
 	if err != nil {
 		return err
 	}
-	if remember != "" {
-		b, err := json.Marshal(heads)
-		if err != nil {
-			return err
-		}
-		if err := secretfile.Replace(remember, append(b, '\n')); err != nil {
-			return err
-		}
+	if err := keep(remember, heads); err != nil {
+		return err
 	}
 	if s.asJSON {
 		return printJSON(c.OutOrStdout(), struct {
