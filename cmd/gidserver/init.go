@@ -271,6 +271,19 @@ identity = "resolver"            # the server's key and certificate
 filters = "filters.pem"          # certificates of those who may ask
 # queriers = ["2001:db8:ff::7"] # devices that may ask about one address at a time, by UDP (RFC 5007)
 
+[zone]
+# The reverse zone: the PTR of an address is there while it is leased, so that relays
+# can ask whether a source is live. Zones are signed with "gidserver zone key".
+# listen = "[::]:53"
+# prefixes = ["2001:db8::/32"] # multiples of 4 bits; the links' if left out
+# ns = ["ns1.isp.example"]
+# mailbox = "hostmaster.isp.example"
+# names = "gid.isp.example"    # PTR records point to <identifier in hex>.gid.isp.example
+# key = "zone.key"             # zones are not signed if left out
+# ledger = "isp.example/gid-ledger"             # told to relays
+# resolve = "https://resolve.isp.example:8547"  # told to relays
+# rate-limit = 100             # the same answers to a network, a second; 0 for no limit
+
 [metrics]
 # listen = "[::1]:9547"        # Prometheus
 

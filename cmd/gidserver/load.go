@@ -10,6 +10,7 @@ import (
 
 	"brightgid/dhcpv6"
 	"brightgid/eidauth"
+	"brightgid/gidzone"
 	"brightgid/idcodec"
 	"brightgid/internal/config"
 	"brightgid/internal/identityfile"
@@ -32,6 +33,9 @@ type setup struct {
 	resolver    *trace.Identity // nil without the resolve API
 	authorities []*x509.Certificate
 	holders     []*x509.Certificate
+
+	zones    *gidzone.Zones // nil without the reverse zone
+	bindings *gidzone.Bindings
 
 	leasequery *trace.Identity // nil without leasequery
 	filters    []*x509.Certificate
@@ -64,6 +68,9 @@ func load(file string) (*setup, error) {
 	}
 	if cfg.LeaseQuery.Listen != "" {
 		check("leasequery", s.loadLeaseQuery())
+	}
+	if cfg.Zone.Listen != "" {
+		check("zone", s.loadZone())
 	}
 	return s, errors.Join(errs...)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"brightgid/dhcpv6"
+	"brightgid/gidzone"
 	"brightgid/lease/pebblestore"
 )
 
@@ -18,6 +19,7 @@ import (
 type collector struct {
 	stats *dhcpv6.Stats
 	store *pebblestore.Store
+	zone  *gidzone.Stats
 }
 
 var (
@@ -29,6 +31,7 @@ var (
 	descDeclined    = prometheus.NewDesc("gidserver_declined_total", "Decline messages.", nil, nil)
 	descWriteErrors = prometheus.NewDesc("gidserver_write_errors_total", "Replies that the kernel did not take.", nil, nil)
 	descSubscribers = prometheus.NewDesc("gidserver_subscribers", "Subscribers in the registry.", nil, nil)
+	descAnswers     = prometheus.NewDesc("gidserver_zone_answers_total", "Answers of the reverse zone, by what they say; limited are those of these that were cut or not sent.", []string{"result"}, nil)
 	descFull        = prometheus.NewDesc("gidserver_disk_full", "1 while leases wait for disk space.", nil, nil)
 )
 
@@ -50,6 +53,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(descRefused, c.stats.Refused.Load())
 	counter(descDeclined, c.stats.Declined.Load())
 	counter(descWriteErrors, c.stats.WriteErrors.Load())
+	counter(descAnswers, c.zone.Answered.Load(), "answered")
+	counter(descAnswers, c.zone.Denied.Load(), "denied")
+	counter(descAnswers, c.zone.Refused.Load(), "refused")
+	counter(descAnswers, c.zone.Limited.Load(), "limited")
 	ch <- prometheus.MustNewConstMetric(descSubscribers, prometheus.GaugeValue, float64(c.store.Subscribers()))
 	full := 0.0
 	if c.store.Full() {
@@ -58,9 +65,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(descFull, prometheus.GaugeValue, full)
 }
 
-func metricsHandler(stats *dhcpv6.Stats, store *pebblestore.Store) http.Handler {
+func metricsHandler(stats *dhcpv6.Stats, store *pebblestore.Store, zone *gidzone.Stats) http.Handler {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collector{stats, store}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(collector{stats, store, zone}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{}))
 	return mux

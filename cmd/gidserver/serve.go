@@ -20,6 +20,7 @@ import (
 
 	"brightgid/dhcpv6"
 	"brightgid/eidauth"
+	"brightgid/gidzone"
 	"brightgid/internal/logging"
 	"brightgid/lease"
 	"brightgid/lease/pebblestore"
@@ -105,6 +106,15 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, acceptClock bool) (e
 		return err
 	}
 	alloc.Observe(server.Changed)
+	if s.zones != nil {
+		if err := s.fillZone(store, time.Now()); err != nil {
+			return err
+		}
+		alloc.Observe(func(l lease.Lease) {
+			server.Changed(l)
+			s.bind(l)
+		})
+	}
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -137,12 +147,17 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, acceptClock bool) (e
 		start("leasequery", func(ctx context.Context) error { return q.Serve(ctx, l) })
 		log.Info("answering filters", "address", l.Addr())
 	}
+	answers := new(gidzone.Stats)
+	if s.zones != nil {
+		start("reverse zone", func(ctx context.Context) error { return s.serveZone(ctx, answers, log) })
+		log.Info("answering for the reverse zone", "address", s.Zone.Listen)
+	}
 	if s.Metrics.Listen != "" {
 		l, err := net.Listen("tcp", s.Metrics.Listen)
 		if err != nil {
 			return fmt.Errorf("metrics.listen: %w", err)
 		}
-		h := &http.Server{Handler: metricsHandler(stats, store)}
+		h := &http.Server{Handler: metricsHandler(stats, store, answers)}
 		start("metrics", func(ctx context.Context) error { return control.Serve(ctx, h, l, log) })
 	}
 	socket, err := control.Listen(s.controlPath())

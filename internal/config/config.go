@@ -34,6 +34,7 @@ type Config struct {
 	Resolve    Resolve    `toml:"resolve"`
 	Ledger     Ledger     `toml:"ledger"`
 	LeaseQuery LeaseQuery `toml:"leasequery"`
+	Zone       Zone       `toml:"zone"`
 	Metrics    Metrics    `toml:"metrics"`
 	Log        Log        `toml:"log"`
 }
@@ -102,6 +103,19 @@ type LeaseQuery struct {
 	Identity string `toml:"identity"` // path without .key and .pem
 	Filters  string `toml:"filters"`
 	Queriers []Addr `toml:"queriers"` // who may ask by UDP
+}
+
+// Zone is the reverse zone that tells whether addresses are leased.
+type Zone struct {
+	Listen    string         `toml:"listen"`
+	Prefixes  []netip.Prefix `toml:"prefixes"`
+	NS        []string       `toml:"ns"`
+	Mailbox   string         `toml:"mailbox"`
+	Names     string         `toml:"names"`
+	Key       string         `toml:"key"`
+	Ledger    string         `toml:"ledger"`  // told in the discovery record
+	Resolve   string         `toml:"resolve"` // told in the discovery record
+	RateLimit int            `toml:"rate-limit"`
 }
 
 // Metrics is the Prometheus endpoint.
@@ -188,6 +202,7 @@ func defaults() Config {
 			Retention: Duration(180 * 24 * time.Hour), DeclineHold: Duration(24 * time.Hour), PerSubscriber: 16,
 		},
 		Auth: Auth{RelayOptions: []string{"subscriber-id", "remote-id", "interface-id"}},
+		Zone: Zone{RateLimit: 100},
 		Log:  Log{Level: "info", Format: "text"},
 	}
 }
@@ -206,7 +221,7 @@ func Parse(file string, text []byte) (*Config, error) {
 	}
 	dir := filepath.Dir(file)
 	for _, p := range []*string{&c.State, &c.Keys.Keyring, &c.Keys.Registry, &c.Keys.Escrow, &c.Auth.Table,
-		&c.Resolve.Identity, &c.Resolve.Authorities, &c.Resolve.Holders, &c.Ledger.Directory, &c.Ledger.Fabric, &c.LeaseQuery.Identity, &c.LeaseQuery.Filters} {
+		&c.Resolve.Identity, &c.Resolve.Authorities, &c.Resolve.Holders, &c.Ledger.Directory, &c.Ledger.Fabric, &c.LeaseQuery.Identity, &c.LeaseQuery.Filters, &c.Zone.Key} {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
 		}
@@ -311,6 +326,12 @@ func (c *Config) check(v *checker) {
 			if path == "" {
 				v.fail(key, "want a path, for leasequery.listen is set")
 			}
+		}
+	}
+	if c.Zone.Listen != "" {
+		v.listen("zone.listen", c.Zone.Listen)
+		if c.Zone.RateLimit < 0 || c.Zone.RateLimit > 1_000_000 {
+			v.fail("zone.rate-limit", "%d: want 0 (none) to 1000000 answers a second", c.Zone.RateLimit)
 		}
 	}
 	if c.Metrics.Listen != "" {

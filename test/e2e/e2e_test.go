@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 
 func runMain(m *testing.M) int {
 	missing := []string{}
-	for _, p := range []string{"ip", "unshare", "dhclient", "dhcpcd", "dibbler-client", "dhcrelay", "dnsmasq", "softhsm2-util"} {
+	for _, p := range []string{"ip", "unshare", "dhclient", "dhcpcd", "dibbler-client", "dhcrelay", "dnsmasq", "softhsm2-util", "dig", "drill", "unbound"} {
 		if _, err := exec.LookPath(p); err != nil {
 			missing = append(missing, p)
 		}
@@ -196,7 +196,7 @@ func (w *world) lease(addr netip.Addr, want func(netlab.Lease) bool) netlab.Leas
 func active(l netlab.Lease) bool { return l.State == "active" }
 
 func TestRealClientsLeaseRenewAndRelease(t *testing.T) {
-	for _, way := range []string{"direct", "dhcrelay", "dnsmasq", "softhsm2-util"} {
+	for _, way := range []string{"direct", "dhcrelay", "dnsmasq", "softhsm2-util", "dig", "drill", "unbound"} {
 		for program := range netlab.Clients {
 			t.Run(program+"/"+way, func(t *testing.T) {
 				t.Parallel()
