@@ -17,7 +17,7 @@ import (
 var layer = map[string]int{
 	"idcodec": 0,
 	"eidauth": 1, "lease": 1, "ledgeranchor": 1,
-	"dhcpv6": 2, "gidzone": 2, "sava": 2, "trace": 2,
+	"dhcpv6": 2, "gidzone": 2, "mail": 2, "sava": 2, "trace": 2,
 	"cmd": 3,
 }
 

@@ -26,6 +26,7 @@ import (
 	"brightgid/internal/lockedfile"
 	"brightgid/internal/tomlfile"
 	"brightgid/ledgeranchor"
+	"brightgid/mail"
 	"brightgid/trace"
 	"brightgid/trace/ceremony"
 )
@@ -51,11 +52,12 @@ the step before it does not stand on the ledger:
   holder       recover                   open the NIDs with enough approvals
   everybody    verify                    check a report, offline
   everybody    ledger                    examine the public record of it all
+  everybody    mail                      check the relays that a message came by
 
 The exit status tells what a step was refused for; see tracectl(1).`,
 		Version: version,
 	}
-	root.AddCommand(ceremonyCommand(), shareCommand(), identityCommand(), warrantCommand(), resolveCommand(), approveCommand(), recoverCommand(), verifyCommand(), ledgerCommand())
+	root.AddCommand(ceremonyCommand(), shareCommand(), identityCommand(), warrantCommand(), resolveCommand(), approveCommand(), recoverCommand(), verifyCommand(), ledgerCommand(), mailCommand())
 	return root
 }
 
@@ -68,6 +70,7 @@ var codes = []struct {
 	{14, trace.ErrTooFewApprovals}, {11, trace.ErrCeremony}, {12, trace.ErrReplayed}, {13, trace.ErrApproval}, {9, trace.ErrResolution}, {10, trace.ErrHolder},
 	{15, trace.ErrNothing}, {16, trace.ErrSealed}, {18, ceremony.ErrCheat}, {19, ceremony.ErrRoster},
 	{20, ledgeranchor.ErrRole}, {20, ledgeranchor.ErrAuthor}, {21, ledgeranchor.ErrProof},
+	{22, mail.ErrChain},
 }
 
 // exitCode is the exit status of an error.
