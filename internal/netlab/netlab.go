@@ -138,10 +138,13 @@ func (l *Lab) Close() error {
 	l.mu.Unlock()
 	var errs []error
 	for i := len(procs) - 1; i >= 0; i-- {
-		procs[i].Kill()
+		procs[i].signalGroup()
 	}
-	for _, n := range spaces {
+	for _, n := range spaces { // with what has left its group, as daemons do
 		errs = append(errs, remove(n.Name))
+	}
+	for _, p := range procs {
+		<-p.done
 	}
 	for _, m := range mounts {
 		errs = append(errs, unix.Unmount(m, unix.MNT_DETACH))
@@ -287,8 +290,12 @@ func (p *Process) running() bool {
 
 // Kill ends the process and its group at once.
 func (p *Process) Kill() {
-	_ = syscall.Kill(-p.Pid(), syscall.SIGKILL) // the group may be gone
+	p.signalGroup()
 	<-p.done
+}
+
+func (p *Process) signalGroup() {
+	_ = syscall.Kill(-p.Pid(), syscall.SIGKILL) // the group may be gone
 }
 
 // WaitLog waits until the process has written a text.

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 
 func runMain(m *testing.M) int {
 	missing := []string{}
-	for _, p := range []string{"ip", "unshare", "dhclient", "dhcpcd", "dibbler-client", "dhcrelay", "dnsmasq", "softhsm2-util", "dig", "drill", "unbound"} {
+	for _, p := range []string{"ip", "unshare", "dhclient", "dhcpcd", "dibbler-client", "dhcrelay", "dnsmasq", "softhsm2-util", "dig", "drill", "unbound", "postfix", "swaks"} {
 		if _, err := exec.LookPath(p); err != nil {
 			missing = append(missing, p)
 		}
@@ -44,7 +44,7 @@ func runMain(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	bin = dir
 	// The daemons look for data races; tracectl runs a thousand times, each shortly.
-	for _, args := range [][]string{{"-race", "../../cmd/gidserver", "../../cmd/gidfilter"}, {"../../cmd/tracectl"}} {
+	for _, args := range [][]string{{"-race", "../../cmd/gidserver", "../../cmd/gidfilter", "../../cmd/gidmilter"}, {"../../cmd/tracectl"}} {
 		build := exec.Command("go", append([]string{"build", "-o", dir}, args...)...)
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "building the programs: %v\n%s", err, out)
@@ -196,7 +196,7 @@ func (w *world) lease(addr netip.Addr, want func(netlab.Lease) bool) netlab.Leas
 func active(l netlab.Lease) bool { return l.State == "active" }
 
 func TestRealClientsLeaseRenewAndRelease(t *testing.T) {
-	for _, way := range []string{"direct", "dhcrelay", "dnsmasq", "softhsm2-util", "dig", "drill", "unbound"} {
+	for _, way := range []string{"direct", "dhcrelay", "dnsmasq", "softhsm2-util", "dig", "drill", "unbound", "postfix", "swaks"} {
 		for program := range netlab.Clients {
 			t.Run(program+"/"+way, func(t *testing.T) {
 				t.Parallel()

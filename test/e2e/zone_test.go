@@ -112,6 +112,7 @@ func (w *world) unbound() string {
 	w.must(os.WriteFile(w.Path("anchor.key"), []byte(apex+" 3600 IN DNSKEY "+strings.TrimSpace(key)+"\n"), 0o644))
 	conf := fmt.Sprintf(`server:
   interface: ::1@5335
+  interface: %s@5335
   do-daemonize: no
   do-ip4: no
   use-syslog: no
@@ -130,7 +131,7 @@ stub-zone:
   stub-addr: %s
 remote-control:
   control-enable: no
-`, w.Dir, w.Path("anchor.key"), apex, netlab.ServerAddr)
+`, netlab.ServerAddr, w.Dir, w.Path("anchor.key"), apex, netlab.ServerAddr)
 	w.must(os.WriteFile(w.Path("unbound.conf"), []byte(conf), 0o644))
 	p, err := w.Host.Start("unbound", "-d", "-c", w.Path("unbound.conf"))
 	w.must(err)

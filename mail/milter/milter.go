@@ -1,0 +1,423 @@
+// Package milter has a relay take part in the hop chain, as a milter (version 6) beside
+// Postfix or Sendmail: at the end of each message it checks where the message came from,
+// or that the chain that it brings holds, puts the relay's hop into its journal, and only
+// then lets the message go with it.
+package milter
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/d--j/go-milter"
+
+	"brightgid/ledgeranchor"
+	"brightgid/mail"
+)
+
+// What is done with a message.
+const (
+	ActionTag        = "tag"        // let it go; its header says what is known
+	ActionReject     = "reject"     // refuse it for good
+	ActionQuarantine = "quarantine" // let the operator look at it
+	ActionTempfail   = "tempfail"   // have the client try again
+	ActionAccept     = "accept"     // let it go without a hop
+)
+
+// Config is what a relay does.
+type Config struct {
+	Relay   string // its name: d of its hops, and its Authentication-Results
+	Author  *ledgeranchor.Author
+	Last    bool // whether it delivers to mailboxes: its hops are confirmations
+	Journal interface {
+		Append(payload []byte) (uint64, error)
+	}
+	Discover func(ctx context.Context, addr netip.Addr) (*mail.ISP, mail.Live, error)
+	Relays   *mail.Verifier // by which chains of other relays are checked
+
+	Trusted   []netip.Prefix // networks whose messages are not looked at
+	OnFail    string         // for sources that their ISP has not leased: tag, reject, quarantine
+	OnError   string         // for sources whose ISP cannot be asked: tag, tempfail
+	OnJournal string         // when the journal takes nothing: tempfail, accept
+
+	DNSTimeout time.Duration
+	Now        func() time.Time
+	Log        *slog.Logger
+	Stats      *Stats
+}
+
+// Stats counts messages.
+type Stats struct {
+	Requests, Deliveries, Forged, Failed, Refused, Unrecorded atomic.Uint64
+}
+
+// Limits of one message.
+const maxHeader = 4 << 20
+
+// Relay is the milter of a relay. Its sessions share a clock.
+type Relay struct {
+	c     Config
+	mu    sync.Mutex
+	clock uint64
+}
+
+// New returns a relay's milter.
+func New(c Config) (*Relay, error) {
+	for _, x := range []struct {
+		key, value string
+		of         []string
+	}{{"on-fail", c.OnFail, []string{ActionTag, ActionReject, ActionQuarantine}}, {"on-error", c.OnError, []string{ActionTag, ActionTempfail}},
+		{"on-journal", c.OnJournal, []string{ActionTempfail, ActionAccept}}} {
+		ok := false
+		for _, v := range x.of {
+			ok = ok || v == x.value
+		}
+		if !ok {
+			return nil, fmt.Errorf("%s: %q: want one of %s", x.key, x.value, strings.Join(x.of, ", "))
+		}
+	}
+	return &Relay{c: c}, nil
+}
+
+// Server returns the milter's server.
+func (r *Relay) Server() *milter.Server {
+	return milter.NewServer(
+		milter.WithMilter(func() milter.Milter { return &session{r: r} }),
+		milter.WithActions(milter.OptAddHeader|milter.OptChangeHeader|milter.OptQuarantine),
+		milter.WithProtocols(milter.OptNoHelo|milter.OptNoData|milter.OptNoUnknown|milter.OptNoEOH|
+			milter.OptNoHeaderReply|milter.OptNoConnReply|milter.OptNoMailReply|milter.OptNoRcptReply|milter.OptNoBodyReply),
+		milter.WithReadTimeout(10*time.Minute), milter.WithWriteTimeout(time.Minute),
+	)
+}
+
+// tick returns a clock that is later than the relay's last and not before the time, so
+// that it need not be kept when the relay starts again.
+func (r *Relay) tick(now time.Time) uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.clock = max(r.clock+1, uint64(max(0, now.UnixMilli())))
+	return r.clock
+}
+
+// seen has the relay's clock follow a hop's.
+func (r *Relay) seen(clock uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.clock = max(r.clock, clock)
+}
+
+// session is one milter connection: one client, any number of messages.
+type session struct {
+	milter.NoOpMilter
+	r       *Relay
+	client  netip.Addr
+	message *message
+}
+
+// message is what is known of the message that is being read.
+type message struct {
+	from    string
+	to      []string
+	parsed  *mail.Message
+	header  int
+	sorts   map[string]int // how many fields of each name that may have to go
+	results []int          // Authentication-Results of our own name, by their place among those
+}
+
+func newMessage(from string) *message {
+	return &message{from: from, parsed: &mail.Message{Content: mail.NewContent()}, sorts: make(map[string]int)}
+}
+
+// NewConnection implements milter.Milter.
+func (s *session) NewConnection(milter.Modifier) error {
+	s.client, s.message = netip.Addr{}, nil
+	return nil
+}
+
+// Connect implements milter.Milter.
+func (s *session) Connect(_, family string, _ uint16, addr string, _ milter.Modifier) (*milter.Response, error) {
+	s.client = netip.Addr{}
+	if family == "tcp4" || family == "tcp6" {
+		// Sendmail writes IPv6:… before an address.
+		a, err := netip.ParseAddr(strings.TrimPrefix(strings.TrimPrefix(addr, "IPv6:"), "ipv6:"))
+		if err == nil {
+			s.client = a.Unmap().WithZone("")
+		}
+	}
+	return milter.RespContinue, nil
+}
+
+// MailFrom implements milter.Milter.
+func (s *session) MailFrom(from, _ string, _ milter.Modifier) (*milter.Response, error) {
+	s.message = newMessage(from)
+	return milter.RespContinue, nil
+}
+
+// RcptTo implements milter.Milter.
+func (s *session) RcptTo(to, _ string, _ milter.Modifier) (*milter.Response, error) {
+	if m := s.message; m != nil && len(m.to) < mail.MaxRecipients {
+		m.to = append(m.to, to)
+	}
+	return milter.RespContinue, nil
+}
+
+const resultsField = "Authentication-Results"
+
+// Header implements milter.Milter.
+func (s *session) Header(name, value string, _ milter.Modifier) (*milter.Response, error) {
+	m := s.message
+	if m == nil {
+		return milter.RespContinue, nil
+	}
+	if m.header += len(name) + len(value); m.header > maxHeader {
+		return milter.RespContinue, nil // what is beyond is not hashed, and so not vouched for
+	}
+	for _, n := range []string{mail.SourceField, mail.HopField, resultsField} {
+		if strings.EqualFold(n, name) {
+			m.sorts[n]++
+			if n == resultsField && ours(value, s.r.c.Relay) {
+				m.results = append(m.results, m.sorts[n])
+			}
+		}
+	}
+	m.parsed.Field(name, value)
+	return milter.RespContinue, nil
+}
+
+// ours reports whether results claim to be of this relay (RFC 8601 §5).
+func ours(value, relay string) bool {
+	id, _, _ := strings.Cut(value, ";")
+	id = strings.TrimSpace(id)
+	if i := strings.IndexAny(id, " \t\r\n"); i >= 0 {
+		id = id[:i]
+	}
+	return strings.EqualFold(strings.TrimSuffix(id, "."), strings.TrimSuffix(relay, "."))
+}
+
+// BodyChunk implements milter.Milter.
+func (s *session) BodyChunk(chunk []byte, _ milter.Modifier) (*milter.Response, error) {
+	if s.message != nil {
+		s.message.parsed.Content.Write(chunk)
+	}
+	return milter.RespContinue, nil
+}
+
+// Abort implements milter.Milter.
+func (s *session) Abort(milter.Modifier) error {
+	s.message = nil
+	return nil
+}
+
+// EndOfMessage implements milter.Milter.
+func (s *session) EndOfMessage(mod milter.Modifier) (*milter.Response, error) {
+	m := s.message
+	s.message = nil
+	if m == nil {
+		return milter.RespTempFail, nil
+	}
+	return s.r.pass(s.client, m, mod)
+}
+
+var respRefused = func() *milter.Response {
+	r, err := milter.RejectWithCodeAndReason(550, "5.7.1 The source address of this message is not leased by its provider")
+	if err != nil {
+		panic(err)
+	}
+	return r
+}()
+
+// pass decides upon a message and gives it the relay's hop.
+func (r *Relay) pass(client netip.Addr, m *message, mod milter.Modifier) (*milter.Response, error) {
+	for _, p := range r.c.Trusted {
+		if client.IsValid() && p.Contains(client) {
+			return milter.RespAccept, nil
+		}
+	}
+	now := r.c.Now()
+	chain := r.chain(m)
+	source, quarantine := "", false
+	var isp *mail.ISP
+	if chain == nil {
+		var live mail.Live
+		isp, live = r.check(client)
+		switch {
+		case live == mail.LiveFail && r.c.OnFail == ActionReject:
+			r.c.Stats.Refused.Add(1)
+			return respRefused, nil
+		case live == mail.LiveFail && r.c.OnFail == ActionQuarantine:
+			quarantine = true
+		case live == mail.LiveError && r.c.OnError == ActionTempfail:
+			r.c.Stats.Refused.Add(1)
+			return milter.RespTempFail, nil
+		}
+		if live == mail.LiveFail {
+			r.c.Stats.Failed.Add(1)
+		}
+		var err error
+		if chain, source, err = r.begin(client, isp, live, m, now); err != nil {
+			return r.unrecorded(err)
+		}
+	}
+	hop, err := r.hop(chain, m, now)
+	if err != nil {
+		return r.unrecorded(err)
+	}
+	results := r.results(client, chain, isp)
+	if err := r.write(m, source, hop, results, mod); err != nil {
+		return nil, err // the connection to the MTA is broken
+	}
+	if quarantine {
+		if err := mod.Quarantine("the source address is not leased by its provider"); err != nil {
+			return nil, err
+		}
+	}
+	return milter.RespAccept, nil
+}
+
+// chain returns the chain that a message brings, if other relays' keys say that it
+// holds and it is the message's. What a message brings else is forged.
+func (r *Relay) chain(m *message) *mail.Chain {
+	if len(m.parsed.Hops) == 0 && len(m.parsed.Sources) == 0 {
+		return nil
+	}
+	c, err := m.parsed.Chain()
+	if err == nil {
+		_, err = r.c.Relays.Verify(c, m.parsed.Content)
+	}
+	if err == nil && c.Hops[len(c.Hops)-1].Stage == ledgeranchor.StageConfirmation {
+		err = errors.New("it has ended with a confirmation")
+	}
+	if err != nil {
+		r.c.Stats.Forged.Add(1)
+		r.c.Log.Info("a chain that does not hold was removed", "reason", err)
+		return nil
+	}
+	r.seen(c.Hops[len(c.Hops)-1].Clock)
+	return c
+}
+
+// check asks the source's ISP.
+func (r *Relay) check(client netip.Addr) (*mail.ISP, mail.Live) {
+	if !client.Is6() {
+		return nil, mail.LiveNone
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), r.c.DNSTimeout)
+	defer cancel()
+	isp, live, err := r.c.Discover(ctx, client)
+	if err != nil {
+		r.c.Log.Warn("a source's ISP could not be asked", "reason", err)
+	}
+	return isp, live
+}
+
+// begin begins a chain with the client as its source.
+func (r *Relay) begin(client netip.Addr, isp *mail.ISP, live mail.Live, m *message, now time.Time) (*mail.Chain, string, error) {
+	salt, err := mail.NewSalt(rand.Reader)
+	if err != nil {
+		return nil, "", err
+	}
+	s := &mail.Source{Live: live, At: now.UTC().Truncate(time.Second), Salt: salt, Fields: m.parsed.Content.Names()}
+	if client.Is6() {
+		s.Address = client
+	}
+	if isp != nil {
+		s.Realm = isp.Realm
+	}
+	value, err := s.Format()
+	if err != nil {
+		return nil, "", err
+	}
+	c, err := mail.NewChain(s)
+	return c, value, err
+}
+
+// hop adds the relay's hop, which is in the journal when it returns.
+func (r *Relay) hop(c *mail.Chain, m *message, now time.Time) (string, error) {
+	n := mail.Next{Relay: r.c.Relay, Clock: r.tick(now), At: now, Stage: ledgeranchor.StageDelivery, Content: m.parsed.Content.Sum(c.Source.Fields)}
+	switch {
+	case len(c.Hops) == 0:
+		n.Stage = ledgeranchor.StageRequest
+	case r.c.Last:
+		n.Stage = ledgeranchor.StageConfirmation
+	}
+	n.Envelope.From = c.Source.Salt.TagOf(mail.RoleFrom, m.from)
+	for _, to := range m.to {
+		n.Envelope.To = append(n.Envelope.To, c.Source.Salt.TagOf(mail.RoleTo, to))
+	}
+	value, record, clock, err := c.Append(r.c.Author, n)
+	if err != nil {
+		return "", err
+	}
+	r.seen(clock)
+	b, err := record.Encode()
+	if err != nil {
+		return "", err
+	}
+	if _, err := r.c.Journal.Append(b); err != nil {
+		return "", err
+	}
+	if n.Stage == ledgeranchor.StageRequest {
+		r.c.Stats.Requests.Add(1)
+	} else {
+		r.c.Stats.Deliveries.Add(1)
+	}
+	return value, nil
+}
+
+// unrecorded is for a message whose hop could not be recorded.
+func (r *Relay) unrecorded(err error) (*milter.Response, error) {
+	r.c.Stats.Unrecorded.Add(1)
+	r.c.Log.Error("a hop could not be recorded", "error", err, "message", r.c.OnJournal)
+	if r.c.OnJournal == ActionAccept {
+		return milter.RespAccept, nil
+	}
+	return milter.RespTempFail, nil
+}
+
+// results returns what Authentication-Results tell (RFC 8601).
+func (r *Relay) results(client netip.Addr, c *mail.Chain, isp *mail.ISP) string {
+	result := map[mail.Live]string{mail.LivePass: "pass", mail.LiveFail: "fail", mail.LiveNone: "none", mail.LiveError: "temperror"}[c.Source.Live]
+	text := fmt.Sprintf("%s; x-bright-source=%s", r.c.Relay, result)
+	if c.Source.Realm != "" {
+		text += " policy.realm=" + c.Source.Realm
+	}
+	if c.Source.Address.IsValid() {
+		text += " policy.gid=\"" + c.Source.Address.String() + "\""
+	}
+	return text
+}
+
+// write removes what is forged and adds the relay's fields, the newest first.
+func (r *Relay) write(m *message, source, hop, results string, mod milter.Modifier) error {
+	lines := strings.NewReplacer("\r\n", "\n")
+	if source != "" { // the message brought no chain that holds
+		for _, name := range []string{mail.SourceField, mail.HopField} {
+			for i := m.sorts[name]; i > 0; i-- {
+				if err := mod.ChangeHeader(i, name, ""); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for i := len(m.results) - 1; i >= 0; i-- {
+		if err := mod.ChangeHeader(m.results[i], resultsField, ""); err != nil {
+			return err
+		}
+	}
+	for _, f := range []struct{ name, value string }{{mail.SourceField, source}, {mail.HopField, hop}, {resultsField, results}} {
+		if f.value == "" {
+			continue
+		}
+		if err := mod.InsertHeader(0, f.name, lines.Replace(f.value)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
