@@ -77,12 +77,7 @@ func TestAChangedByteAnywhereIsFound(t *testing.T) {
 	d, _ := c.ordered(at(c.lease(1, noon, time.Hour, true), noon))
 	_, text := c.report(d, 0, 1)
 	v := c.verifier()
-	step := 1
-	if testing.Short() {
-		step = 97
-	} else if len(text) > 4000 {
-		step = 41
-	}
+	const step = 41 // each verification takes milliseconds
 	for i := 0; i < len(text); i += step {
 		changed := bytes.Clone(text)
 		changed[i] ^= 1
@@ -113,7 +108,7 @@ func TestWhatIsWrongWithAReportIsNamed(t *testing.T) {
 		{"nobody", "findings[0].persons", func(r *Report) { r.Findings[0].Persons = []Person{} }, nil},
 		{"another case", "warrant.case", func(r *Report) { r.Warrant.Case = "8 O 1/26" }, nil},
 		{"another window", "warrant.targets[0].until", func(r *Report) { r.Warrant.Targets[0].Until = now }, nil},
-		{"another warrant's evidence", "another case's", func(r *Report) { r.Evidence.Warrant = other.Evidence.Warrant }, nil},
+		{"another warrant's evidence", "the report's warrant is not the one that was signed", func(r *Report) { r.Evidence.Warrant = other.Evidence.Warrant }, nil},
 		{"another resolution", "resolution", func(r *Report) { r.Evidence.Resolution = other.Evidence.Resolution }, nil},
 		{"another's approval", "approval", func(r *Report) { r.Evidence.Approvals[0] = other.Evidence.Approvals[0] }, nil},
 		{"other trustees", "trustees", func(r *Report) { r.Trustees = []string{"judge", "isp"} }, nil},
@@ -152,9 +147,6 @@ func TestWhatIsWrongWithAReportIsNamed(t *testing.T) {
 				}
 			}
 			all := strings.Join(said, "\n")
-			if tc.want == "another case's" {
-				tc.want = "the report's warrant is not the one that was signed"
-			}
 			if !strings.Contains(all, tc.want) {
 				t.Errorf("it says:\n%s\nwant %q", all, tc.want)
 			}

@@ -178,6 +178,9 @@ func addReason(c *cobra.Command, reason *string, dryRun *bool) {
 
 func (d *desk) revoke(ctx context.Context, w io.Writer, kind, what string, h ledgeranchor.Hash, reason string, dryRun bool) error {
 	if dryRun {
+		if d.asJSON {
+			return printJSON(w, map[string]any{"revokes": kind, "hash": h, "reason": reason, "dry_run": true})
+		}
 		fmt.Fprintf(w, "%s (%s) for the reason %q\nThis was a dry run: nothing was revoked.\n", what, h, reason)
 		return nil
 	}

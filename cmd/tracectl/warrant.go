@@ -294,6 +294,9 @@ be taken back; a warrant can be revoked.`,
 			if w.SealUntil.After(time.Now()) {
 				seal = "sealed until " + w.SealUntil.UTC().Format(time.RFC3339)
 			}
+			if d.asJSON {
+				return printJSON(c.OutOrStdout(), map[string]any{"warrant": trace.Hash(warrant), "targets": len(w.Targets), "seal_until": w.SealUntil, "dry_run": true})
+			}
 			fmt.Fprintf(c.OutOrStdout(), "warrant %s, %d target(s), %s\nThis was a dry run: nothing was recorded.\n", trace.Hash(warrant), len(w.Targets), seal)
 			return nil
 		}

@@ -199,14 +199,11 @@ func TestRefusalsOfTheTools(t *testing.T) {
 			return x.recoverArgs(w, r, x.file("report"), judge)
 		}},
 		{"a resolution that names nobody", 15, "names no subscriber", func() []string {
-			w := x.submitted("--address", "2001:db8:1::1", "--from", x.at.Format(time.RFC3339))
-			// The flags add up; a draft with the stranger's address alone:
 			in, out := x.file("draft"), x.file("warrant")
 			x.ok("warrant", "new", "--case", "1", "--authority", "A", "--legal-basis", "law", "--purpose", "test", "--realm", "isp.example", "--holder", x.Path("police.holder.json"),
 				"--address", "2001:db8:1::1", "--from", x.at.Format(time.RFC3339), "--out", in)
 			x.ok("warrant", "sign", "--warrant", in, "--identity", x.Path("court"), "--out", out)
 			x.ok(append([]string{"warrant", "submit", "--warrant", out}, x.as("court")...)...)
-			_ = w
 			return x.approveArgs(out, x.resolved(out), "judge", x.Path("trustees", "judge.share"), x.file("a"))
 		}},
 		{"a warrant published before its seal's end", 16, "sealed until", func() []string {
