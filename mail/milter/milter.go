@@ -58,8 +58,12 @@ type Stats struct {
 	Requests, Deliveries, Forged, Failed, Refused, Unrecorded atomic.Uint64
 }
 
-// Limits of one message.
-const maxHeader = 4 << 20
+// Limits of a message's header: half of what is read when a chain is checked, since
+// relays on the way add fields. A message beyond them is refused; nobody could check it.
+const (
+	maxHeader = mail.MaxHeader / 2
+	maxFields = mail.MaxFields / 2
+)
 
 // Relay is the milter of a relay. Its sessions share a clock.
 type Relay struct {
@@ -126,10 +130,13 @@ type message struct {
 	from    string
 	to      []string
 	parsed  *mail.Message
-	header  int
+	header  int // bytes of its header
+	fields  int
 	sorts   map[string]int // how many fields of each name that may have to go
 	results []int          // Authentication-Results of our own name, by their place among those
 }
+
+func (m *message) tooLong() bool { return m.header > maxHeader || m.fields > maxFields }
 
 func newMessage(from string) *message {
 	return &message{from: from, parsed: &mail.Message{Content: mail.NewContent()}, sorts: make(map[string]int)}
@@ -176,8 +183,9 @@ func (s *session) Header(name, value string, _ milter.Modifier) (*milter.Respons
 	if m == nil {
 		return milter.RespContinue, nil
 	}
-	if m.header += len(name) + len(value); m.header > maxHeader {
-		return milter.RespContinue, nil // what is beyond is not hashed, and so not vouched for
+	m.fields++
+	if m.header += len(name) + len(value); m.tooLong() {
+		return milter.RespContinue, nil // the end of the message refuses it
 	}
 	for _, n := range []string{mail.SourceField, mail.HopField, resultsField} {
 		if strings.EqualFold(n, name) {
@@ -222,16 +230,25 @@ func (s *session) EndOfMessage(mod milter.Modifier) (*milter.Response, error) {
 	if m == nil {
 		return milter.RespTempFail, nil
 	}
+	if m.tooLong() {
+		s.r.c.Stats.Refused.Add(1)
+		return respTooLong, nil
+	}
 	return s.r.pass(s.client, m, mod)
 }
 
-var respRefused = func() *milter.Response {
-	r, err := milter.RejectWithCodeAndReason(550, "5.7.1 The source address of this message is not leased by its provider")
+var (
+	respRefused = reject(550, "5.7.1 The source address of this message is not leased by its provider")
+	respTooLong = reject(552, "5.3.4 The header of this message is too long")
+)
+
+func reject(code uint16, reason string) *milter.Response {
+	r, err := milter.RejectWithCodeAndReason(code, reason)
 	if err != nil {
-		panic(err)
+		panic(err) // the reason cannot stand in a reply: a mistake in the program
 	}
 	return r
-}()
+}
 
 // pass decides upon a message and gives it the relay's hop.
 func (r *Relay) pass(client netip.Addr, m *message, mod milter.Modifier) (*milter.Response, error) {

@@ -314,6 +314,30 @@ func TestForgedFieldsAreRemoved(t *testing.T) {
 	}
 }
 
+// A header that nobody could check is refused, and what stands behind it does not get
+// through.
+func TestAHeaderThatIsTooLongIsRefused(t *testing.T) {
+	long, many := letter{body: "x"}, letter{body: "x"}
+	for range maxHeader/60_000 + 1 {
+		long.fields = append(long.fields, field{"X-Padding", strings.Repeat("x", 60_000)})
+	}
+	for range maxFields + 1 {
+		many.fields = append(many.fields, field{"A", "b"})
+	}
+	long.fields = append(long.fields, field{mail.SourceField, "forged"})
+	for name, m := range map[string]letter{"in bytes": long, "in fields": many} {
+		s := newSite(t, "mx1.example")
+		s.serve()
+		c := s.session()
+		if _, act, _ := s.deliver(c, gid, m); act.Type != gomilter.ActionRejectWithCode || act.SMTPCode != 552 || len(s.book.records) != 0 {
+			t.Errorf("%s: %v, %d records", name, act, len(s.book.records))
+		}
+		if _, act, _ := s.deliver(c, "", plain()); act.Type != gomilter.ActionAccept {
+			t.Errorf("%s: the next message: %v", name, act)
+		}
+	}
+}
+
 func TestPolicy(t *testing.T) {
 	for _, c := range []struct {
 		name        string
