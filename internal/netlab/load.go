@@ -79,6 +79,9 @@ type Load struct {
 
 	// Acked, if set, is called with the address of each Reply.
 	Acked func(client uint32, addr netip.Addr)
+
+	// Stop, when it is closed, ends the load; it may be nil.
+	Stop <-chan struct{}
 }
 
 // Result is what a load measured.
@@ -109,6 +112,9 @@ type client struct {
 	started time.Time
 	sent    time.Time
 }
+
+// ErrStopped ends a load that was asked to stop.
+var ErrStopped = errors.New("the load was stopped")
 
 // Run does the exchanges. It ends early, with an error, when the server has not
 // answered anything for a while.
@@ -166,6 +172,11 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 	}
 	heard := start
 	for len(open) > 0 {
+		select {
+		case <-l.Stop:
+			return res, ErrStopped
+		default:
+		}
 		if err := flush(); err != nil {
 			return res, err
 		}
