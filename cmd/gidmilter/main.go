@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -76,10 +77,14 @@ type config struct {
 		Timeout   int      `toml:"timeout"` // seconds
 	} `toml:"dns"`
 	Policy struct {
-		Trusted   []netip.Prefix `toml:"trusted"`
-		OnFail    string         `toml:"on-fail"`
-		OnError   string         `toml:"on-error"`
-		OnJournal string         `toml:"on-journal"`
+		Trusted         []netip.Prefix `toml:"trusted"`
+		ExemptPorts     []uint16       `toml:"exempt-ports"`
+		SubmissionPorts []uint16       `toml:"submission-ports"`
+		SignNetworks    []netip.Prefix `toml:"sign-networks"`
+		SignDomains     []string       `toml:"sign-domains"`
+		OnFail          string         `toml:"on-fail"`
+		OnError         string         `toml:"on-error"`
+		OnJournal       string         `toml:"on-journal"`
 	} `toml:"policy"`
 	Metrics struct {
 		Listen string `toml:"listen"`
@@ -110,9 +115,11 @@ func readConfig(path string) (*config, error) {
 		{"relay", "the relay's name", c.Relay != ""},
 		{"identity", "the relay's key and certificate, a path without .key and .pem", c.Identity != ""},
 		{"journal.directory", "a directory", c.Journal.Directory != ""},
-		{"journal.limit", "64 MiB or more", c.Journal.Limit >= 64},
+		{"journal.limit", "1 MiB or more", c.Journal.Limit >= 1},
 		{"ledger", "either directory or fabric", (c.Ledger.Directory == "") != (c.Ledger.Fabric == "")},
 		{"dns.resolvers", "a resolver that validates, as [\"[::1]:53\"]", len(c.DNS.Resolvers) > 0},
+		{"policy.exempt-ports", "ports from 1 to 65535", !slices.Contains(c.Policy.ExemptPorts, 0)},
+		{"policy.submission-ports", "ports from 1 to 65535", !slices.Contains(c.Policy.SubmissionPorts, 0)},
 		{"dns.timeout", "1 to 60 seconds", c.DNS.Timeout >= 1 && c.DNS.Timeout <= 60},
 	} {
 		if !x.ok {
@@ -181,7 +188,9 @@ func (r *relay) milterConfig(j *journal.Journal) milter.Config {
 	d := &mail.Discoverer{Resolver: &mail.Resolver{Addresses: r.DNS.Resolvers, Timeout: time.Duration(r.DNS.Timeout) * time.Second / 2}, Insecure: r.DNS.Insecure}
 	return milter.Config{
 		Relay: r.Relay, Author: r.author, Last: r.Last, Journal: j, Discover: d.Check, Relays: &mail.Verifier{Certificate: r.certificate},
-		Trusted: r.Policy.Trusted, OnFail: r.Policy.OnFail, OnError: r.Policy.OnError, OnJournal: r.Policy.OnJournal,
+		Trusted: r.Policy.Trusted, Exempt: r.Policy.ExemptPorts, Submission: r.Policy.SubmissionPorts,
+		SignFrom: r.Policy.SignNetworks, SignDomains: r.Policy.SignDomains,
+		OnFail: r.Policy.OnFail, OnError: r.Policy.OnError, OnJournal: r.Policy.OnJournal,
 		DNSTimeout: time.Duration(r.DNS.Timeout) * time.Second, Now: time.Now, Log: r.log, Stats: &r.stats,
 	}
 }
@@ -392,7 +401,7 @@ func (r *relay) metrics(j *journal.Journal) http.Handler {
 	reg := prometheus.NewRegistry()
 	for name, v := range map[string]interface{ Load() uint64 }{
 		"requests": &r.stats.Requests, "deliveries": &r.stats.Deliveries, "forged": &r.stats.Forged,
-		"failed": &r.stats.Failed, "refused": &r.stats.Refused, "unrecorded": &r.stats.Unrecorded,
+		"failed": &r.stats.Failed, "refused": &r.stats.Refused, "unrecorded": &r.stats.Unrecorded, "unsigned": &r.stats.Unsigned,
 	} {
 		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "gidmilter_messages_total", Help: "Messages, by what became of them.", ConstLabels: prometheus.Labels{"what": name}},
 			func() float64 { return float64(v.Load()) }))

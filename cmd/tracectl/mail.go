@@ -269,16 +269,16 @@ func orNone(s string) string {
 
 func mailFindCommand() *cobra.Command {
 	var s source
-	var gid, message, sender, recipient, from, until string
+	var gid, message, sender, recipient, since, until string
 	c := &cobra.Command{
 		Use:   "find",
 		Short: "Find hops on the ledger",
 		Long: `Find the hops that relays have recorded, by the source address that messages came
-from, or of a message that is at hand. With --sender or --recipient only those whose
-envelope was from or to a mailbox: the ledger has tags of mailboxes only, which the
-message's salt makes comparable.`,
+from, or of a message that is at hand. With --from or --to only those whose envelope was
+from or to a mailbox: the ledger has tags of mailboxes only, which the message's salt
+makes comparable. --since and --until are times.`,
 		Example: `  tracectl mail find --ledger /var/lib/gid-ledger --gid 2001:db8:1:0:c7e2:7e0b:911e:c94b
-  tracectl mail find --ledger /var/lib/gid-ledger --message message.eml --recipient bob@example.net`,
+  tracectl mail find --ledger /var/lib/gid-ledger --message message.eml --to bob@example.net`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			q := ledgeranchor.Query{Kind: ledgeranchor.KindHop}
@@ -291,7 +291,7 @@ message's salt makes comparable.`,
 					return cli.Usagef("--gid: %v", err)
 				}
 				if sender != "" || recipient != "" {
-					return cli.Usagef("--sender and --recipient need the salt of a --message")
+					return cli.Usagef("--from and --to need the salt of a --message")
 				}
 			default:
 				_, chain, err := readMail(message)
@@ -303,7 +303,7 @@ message's salt makes comparable.`,
 			for _, x := range []struct {
 				flag, text string
 				to         *time.Time
-			}{{"from", from, &q.From}, {"until", until, &q.Until}} {
+			}{{"since", since, &q.From}, {"until", until, &q.Until}} {
 				if x.text != "" {
 					if *x.to, err = cli.ParseTime(x.text); err != nil {
 						return cli.Usagef("--%s: %v", x.flag, err)
@@ -332,9 +332,9 @@ message's salt makes comparable.`,
 	f := c.Flags()
 	f.StringVar(&gid, "gid", "", "hops of messages from an `address`")
 	f.StringVar(&message, "message", "", "hops of a message, a `file`")
-	f.StringVar(&sender, "sender", "", "only if the envelope was from a `mailbox`")
-	f.StringVar(&recipient, "recipient", "", "only if the envelope was to a `mailbox`")
-	f.StringVar(&from, "from", "", "hops of this `time` or later")
+	f.StringVar(&sender, "from", "", "only if the envelope was from a `mailbox`")
+	f.StringVar(&recipient, "to", "", "only if the envelope was to a `mailbox`")
+	f.StringVar(&since, "since", "", "hops of this `time` or later")
 	f.StringVar(&until, "until", "", "hops of this `time` or earlier")
 	return c
 }

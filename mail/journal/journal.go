@@ -30,7 +30,7 @@ import (
 // Limits.
 const (
 	MaxEntry    = 64 << 10 // bytes of a payload
-	segmentSize = 16 << 20
+	segmentSize = 16 << 20 // bytes at most, and a quarter of the journal's limit
 	headLen     = 24
 	maxGroup    = 1024 // entries of one sync
 )
@@ -344,7 +344,7 @@ func (j *Journal) put(b []byte, n uint64) error {
 	last := &j.segments[len(j.segments)-1]
 	last.size += int64(len(b))
 	j.next += n
-	full := last.size >= segmentSize
+	full := last.size >= min(segmentSize, j.limit/4)
 	j.more.Broadcast()
 	j.mu.Unlock()
 	if full {

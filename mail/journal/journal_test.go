@@ -129,32 +129,36 @@ func TestSegmentsThatAreDoneAreRemoved(t *testing.T) {
 }
 
 func TestAFullJournalTakesNothingUntilSomethingIsDone(t *testing.T) {
-	j := open(t, t.TempDir(), 2*segmentSize)
-	big := make([]byte, MaxEntry)
-	n := uint64(0)
-	for {
-		got, err := j.Append(big)
-		if errors.Is(err, ErrFull) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		n = got + 1
-	}
-	if bytes, limit, _ := j.Size(); bytes > limit {
-		t.Errorf("%d bytes of %d", bytes, limit)
-	}
-	if err := j.Done(n); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := j.Append(big); err != nil {
-		t.Errorf("after all was done: %v", err)
-	}
-	for _, bad := range [][]byte{nil, make([]byte, MaxEntry+1)} {
-		if _, err := j.Append(bad); err == nil {
-			t.Errorf("an entry of %d bytes was taken", len(bad))
-		}
+	for _, limit := range []int64{1 << 20, 2 * segmentSize} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			j := open(t, t.TempDir(), limit)
+			big := make([]byte, MaxEntry)
+			n := uint64(0)
+			for {
+				got, err := j.Append(big)
+				if errors.Is(err, ErrFull) {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				n = got + 1
+			}
+			if bytes, limit, _ := j.Size(); bytes > limit {
+				t.Errorf("%d bytes of %d", bytes, limit)
+			}
+			if err := j.Done(n); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := j.Append(big); err != nil {
+				t.Errorf("after all was done: %v", err)
+			}
+			for _, bad := range [][]byte{nil, make([]byte, MaxEntry+1)} {
+				if _, err := j.Append(bad); err == nil {
+					t.Errorf("an entry of %d bytes was taken", len(bad))
+				}
+			}
+		})
 	}
 }
 

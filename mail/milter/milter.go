@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,10 +44,15 @@ type Config struct {
 	Discover func(ctx context.Context, addr netip.Addr) (*mail.ISP, mail.Live, error)
 	Relays   *mail.Verifier // by which chains of other relays are checked
 
-	Trusted   []netip.Prefix // networks whose messages are not looked at
-	OnFail    string         // for sources that their ISP has not leased: tag, reject, quarantine
-	OnError   string         // for sources whose ISP cannot be asked: tag, tempfail
-	OnJournal string         // when the journal takes nothing: tempfail, accept
+	Trusted     []netip.Prefix // networks whose messages are not looked at
+	Exempt      []uint16       // ports of the MTA's whose messages are not looked at
+	Submission  []uint16       // ports to which authors submit: what comes there begins a chain
+	SignFrom    []netip.Prefix // for whom chains are begun; none: for every network
+	SignDomains []string       // likewise, the sender's domain or one above it; none: for every domain
+
+	OnFail    string // for sources that their ISP has not leased: tag, reject, quarantine
+	OnError   string // for sources whose ISP cannot be asked: tag, tempfail
+	OnJournal string // when the journal takes nothing: tempfail, accept
 
 	DNSTimeout time.Duration
 	Now        func() time.Time
@@ -55,7 +62,7 @@ type Config struct {
 
 // Stats counts messages.
 type Stats struct {
-	Requests, Deliveries, Forged, Failed, Refused, Unrecorded atomic.Uint64
+	Requests, Deliveries, Forged, Failed, Refused, Unrecorded, Unsigned atomic.Uint64
 }
 
 // Limits of a message's header: half of what is read when a chain is checked, since
@@ -97,6 +104,8 @@ func (r *Relay) Server() *milter.Server {
 		milter.WithActions(milter.OptAddHeader|milter.OptChangeHeader|milter.OptQuarantine),
 		milter.WithProtocols(milter.OptNoHelo|milter.OptNoData|milter.OptNoUnknown|milter.OptNoEOH|
 			milter.OptNoHeaderReply|milter.OptNoConnReply|milter.OptNoMailReply|milter.OptNoRcptReply|milter.OptNoBodyReply),
+		milter.WithMacroRequest(milter.StageConnect, []milter.MacroName{milter.MacroDaemonPort}),
+		milter.WithMacroRequest(milter.StageMail, []milter.MacroName{milter.MacroAuthAuthen}),
 		milter.WithReadTimeout(10*time.Minute), milter.WithWriteTimeout(time.Minute),
 	)
 }
@@ -122,6 +131,7 @@ type session struct {
 	milter.NoOpMilter
 	r       *Relay
 	client  netip.Addr
+	port    uint16 // of the MTA's, to which the client connected; 0 if the MTA does not tell
 	message *message
 }
 
@@ -129,6 +139,8 @@ type session struct {
 type message struct {
 	from    string
 	to      []string
+	author  bool // whether it comes to a port for submission
+	named   bool // whether the client there told the MTA who it is
 	parsed  *mail.Message
 	header  int // bytes of its header
 	fields  int
@@ -144,13 +156,16 @@ func newMessage(from string) *message {
 
 // NewConnection implements milter.Milter.
 func (s *session) NewConnection(milter.Modifier) error {
-	s.client, s.message = netip.Addr{}, nil
+	s.client, s.port, s.message = netip.Addr{}, 0, nil
 	return nil
 }
 
 // Connect implements milter.Milter.
-func (s *session) Connect(_, family string, _ uint16, addr string, _ milter.Modifier) (*milter.Response, error) {
-	s.client = netip.Addr{}
+func (s *session) Connect(_, family string, _ uint16, addr string, mod milter.Modifier) (*milter.Response, error) {
+	s.client, s.port = netip.Addr{}, 0
+	if port, err := strconv.ParseUint(mod.Get(milter.MacroDaemonPort), 10, 16); err == nil {
+		s.port = uint16(port)
+	}
 	if family == "tcp4" || family == "tcp6" {
 		// Sendmail writes IPv6:… before an address.
 		a, err := netip.ParseAddr(strings.TrimPrefix(strings.TrimPrefix(addr, "IPv6:"), "ipv6:"))
@@ -162,8 +177,10 @@ func (s *session) Connect(_, family string, _ uint16, addr string, _ milter.Modi
 }
 
 // MailFrom implements milter.Milter.
-func (s *session) MailFrom(from, _ string, _ milter.Modifier) (*milter.Response, error) {
+func (s *session) MailFrom(from, _ string, mod milter.Modifier) (*milter.Response, error) {
 	s.message = newMessage(from)
+	s.message.author = s.port != 0 && slices.Contains(s.r.c.Submission, s.port)
+	s.message.named = mod.Get(milter.MacroAuthAuthen) != ""
 	return milter.RespContinue, nil
 }
 
@@ -230,6 +247,9 @@ func (s *session) EndOfMessage(mod milter.Modifier) (*milter.Response, error) {
 	if m == nil {
 		return milter.RespTempFail, nil
 	}
+	if s.r.exempt(s.client, s.port) {
+		return milter.RespAccept, nil
+	}
 	if m.tooLong() {
 		s.r.c.Stats.Refused.Add(1)
 		return respTooLong, nil
@@ -250,25 +270,55 @@ func reject(code uint16, reason string) *milter.Response {
 	return r
 }
 
+// exempt reports whether messages of a client, or to a port, are not looked at.
+func (r *Relay) exempt(client netip.Addr, port uint16) bool {
+	return port != 0 && slices.Contains(r.c.Exempt, port) || within(r.c.Trusted, client)
+}
+
+func within(networks []netip.Prefix, a netip.Addr) bool {
+	return a.IsValid() && slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// begins reports whether the relay begins chains for a client and a sender.
+func (r *Relay) begins(client netip.Addr, sender string) bool {
+	if len(r.c.SignFrom) > 0 && !within(r.c.SignFrom, client) {
+		return false
+	}
+	if len(r.c.SignDomains) == 0 {
+		return true
+	}
+	_, domain, _ := strings.Cut(strings.Trim(sender, "<>"), "@")
+	domain = strings.ToLower(strings.TrimSuffix(domain, "."))
+	return slices.ContainsFunc(r.c.SignDomains, func(d string) bool {
+		d = strings.ToLower(strings.TrimSuffix(d, "."))
+		return domain == d || strings.HasSuffix(domain, "."+d)
+	})
+}
+
 // pass decides upon a message and gives it the relay's hop.
 func (r *Relay) pass(client netip.Addr, m *message, mod milter.Modifier) (*milter.Response, error) {
-	for _, p := range r.c.Trusted {
-		if client.IsValid() && p.Contains(client) {
-			return milter.RespAccept, nil
-		}
-	}
 	now := r.c.Now()
 	chain := r.chain(m)
-	source, quarantine := "", false
+	if chain == nil && !r.begins(client, m.from) {
+		r.c.Stats.Unsigned.Add(1)
+		if err := r.write(m, change{results: r.c.Relay + "; x-bright-source=none", strip: true}, mod); err != nil {
+			return nil, err
+		}
+		return milter.RespAccept, nil
+	}
+	c := change{strip: chain == nil}
+	quarantine := false
 	var isp *mail.ISP
 	if chain == nil {
 		var live mail.Live
 		isp, live = r.check(client)
+		// Who is known to the MTA by name may be anywhere.
+		lenient := m.author && m.named
 		switch {
-		case live == mail.LiveFail && r.c.OnFail == ActionReject:
+		case live == mail.LiveFail && r.c.OnFail == ActionReject && !lenient:
 			r.c.Stats.Refused.Add(1)
 			return respRefused, nil
-		case live == mail.LiveFail && r.c.OnFail == ActionQuarantine:
+		case live == mail.LiveFail && r.c.OnFail == ActionQuarantine && !lenient:
 			quarantine = true
 		case live == mail.LiveError && r.c.OnError == ActionTempfail:
 			r.c.Stats.Refused.Add(1)
@@ -278,16 +328,16 @@ func (r *Relay) pass(client netip.Addr, m *message, mod milter.Modifier) (*milte
 			r.c.Stats.Failed.Add(1)
 		}
 		var err error
-		if chain, source, err = r.begin(client, isp, live, m, now); err != nil {
-			return r.unrecorded(err)
+		if chain, c.source, err = r.begin(client, isp, live, m, now); err != nil {
+			return r.unrecorded(m, c.strip, err, mod)
 		}
 	}
-	hop, err := r.hop(chain, m, now)
-	if err != nil {
-		return r.unrecorded(err)
+	var err error
+	if c.hop, err = r.hop(chain, m, now); err != nil {
+		return r.unrecorded(m, c.strip, err, mod)
 	}
-	results := r.results(client, chain, isp)
-	if err := r.write(m, source, hop, results, mod); err != nil {
+	c.results = r.results(chain)
+	if err := r.write(m, c, mod); err != nil {
 		return nil, err // the connection to the MTA is broken
 	}
 	if quarantine {
@@ -305,6 +355,9 @@ func (r *Relay) chain(m *message) *mail.Chain {
 		return nil
 	}
 	c, err := m.parsed.Chain()
+	if err == nil && m.author {
+		err = errors.New("it came from an author, before whom there is no relay")
+	}
 	if err == nil {
 		_, err = r.c.Relays.Verify(c, m.parsed.Content)
 	}
@@ -388,18 +441,22 @@ func (r *Relay) hop(c *mail.Chain, m *message, now time.Time) (string, error) {
 	return value, nil
 }
 
-// unrecorded is for a message whose hop could not be recorded.
-func (r *Relay) unrecorded(err error) (*milter.Response, error) {
+// unrecorded is for a message whose hop could not be recorded. What it brings that is
+// forged does not get through either.
+func (r *Relay) unrecorded(m *message, strip bool, err error, mod milter.Modifier) (*milter.Response, error) {
 	r.c.Stats.Unrecorded.Add(1)
 	r.c.Log.Error("a hop could not be recorded", "error", err, "message", r.c.OnJournal)
-	if r.c.OnJournal == ActionAccept {
-		return milter.RespAccept, nil
+	if r.c.OnJournal == ActionTempfail {
+		return milter.RespTempFail, nil
 	}
-	return milter.RespTempFail, nil
+	if err := r.write(m, change{strip: strip}, mod); err != nil {
+		return nil, err
+	}
+	return milter.RespAccept, nil
 }
 
 // results returns what Authentication-Results tell (RFC 8601).
-func (r *Relay) results(client netip.Addr, c *mail.Chain, isp *mail.ISP) string {
+func (r *Relay) results(c *mail.Chain) string {
 	result := map[mail.Live]string{mail.LivePass: "pass", mail.LiveFail: "fail", mail.LiveNone: "none", mail.LiveError: "temperror"}[c.Source.Live]
 	text := fmt.Sprintf("%s; x-bright-source=%s", r.c.Relay, result)
 	if c.Source.Realm != "" {
@@ -411,10 +468,15 @@ func (r *Relay) results(client netip.Addr, c *mail.Chain, isp *mail.ISP) string 
 	return text
 }
 
+// change is what is done to a message's header.
+type change struct {
+	source, hop, results string // fields to add, where they are not empty
+	strip                bool   // whether the fields of a chain go, since none holds
+}
+
 // write removes what is forged and adds the relay's fields, the newest first.
-func (r *Relay) write(m *message, source, hop, results string, mod milter.Modifier) error {
-	lines := strings.NewReplacer("\r\n", "\n")
-	if source != "" { // the message brought no chain that holds
+func (r *Relay) write(m *message, c change, mod milter.Modifier) error {
+	if c.strip {
 		for _, name := range []string{mail.SourceField, mail.HopField} {
 			for i := m.sorts[name]; i > 0; i-- {
 				if err := mod.ChangeHeader(i, name, ""); err != nil {
@@ -428,11 +490,11 @@ func (r *Relay) write(m *message, source, hop, results string, mod milter.Modifi
 			return err
 		}
 	}
-	for _, f := range []struct{ name, value string }{{mail.SourceField, source}, {mail.HopField, hop}, {resultsField, results}} {
+	for _, f := range []struct{ name, value string }{{mail.SourceField, c.source}, {mail.HopField, c.hop}, {resultsField, c.results}} {
 		if f.value == "" {
 			continue
 		}
-		if err := mod.InsertHeader(0, f.name, lines.Replace(f.value)); err != nil {
+		if err := mod.InsertHeader(0, f.name, strings.ReplaceAll(f.value, "\r\n", "\n")); err != nil {
 			return err
 		}
 	}

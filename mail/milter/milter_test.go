@@ -71,6 +71,7 @@ type site struct {
 	config Config
 	book   *book
 	live   mail.Live
+	macros map[string]string // that the MTA tells
 	client *gomilter.Client
 }
 
@@ -112,7 +113,7 @@ func (s *site) serve() {
 	server := r.Server()
 	go server.Serve(l)
 	s.t.Cleanup(func() { server.Close() })
-	s.client = gomilter.NewClient("tcp", l.Addr().String())
+	s.client = gomilter.NewClient("tcp", l.Addr().String(), gomilter.WithActions(gomilter.AllClientSupportedActionMasks))
 }
 
 type field struct{ name, value string }
@@ -129,7 +130,11 @@ func plain() letter {
 
 func (s *site) session() *gomilter.ClientSession {
 	s.t.Helper()
-	c, err := s.client.Session(nil)
+	macros := gomilter.NewMacroBag()
+	for name, value := range s.macros {
+		macros.Set(name, value)
+	}
+	c, err := s.client.Session(macros)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -338,6 +343,14 @@ func TestAHeaderThatIsTooLongIsRefused(t *testing.T) {
 	}
 }
 
+// port has the MTA tell to which of its ports the client came.
+func port(n string, change func(*site)) func(*site) {
+	return func(s *site) {
+		s.macros = map[string]string{gomilter.MacroDaemonPort: n}
+		change(s)
+	}
+}
+
 func TestPolicy(t *testing.T) {
 	for _, c := range []struct {
 		name        string
@@ -354,6 +367,27 @@ func TestPolicy(t *testing.T) {
 		{"no journal, tempfail", func(s *site) { s.book.err = errors.New("full") }, gomilter.ActionTempFail, false, 0},
 		{"no journal, accept", func(s *site) { s.book.err, s.config.OnJournal = errors.New("full"), ActionAccept }, gomilter.ActionAccept, false, 0},
 		{"a trusted network", func(s *site) { s.config.Trusted = []netip.Prefix{netip.MustParsePrefix("2001:db8:1::/48")} }, gomilter.ActionAccept, false, 0},
+		{"an exempt port", port("10025", func(s *site) { s.config.Exempt = []uint16{10025} }), gomilter.ActionAccept, false, 0},
+		{"another port than the exempt one", port("25", func(s *site) { s.config.Exempt = []uint16{10025} }), gomilter.ActionAccept, false, 1},
+		{"no port told", func(s *site) { s.config.Exempt = []uint16{0, 10025} }, gomilter.ActionAccept, false, 1},
+		{"a port that is none", port("10025; 25", func(s *site) { s.config.Exempt = []uint16{10025} }), gomilter.ActionAccept, false, 1},
+		{"a port that is too large", port("75561", func(s *site) { s.config.Exempt = []uint16{10025} }), gomilter.ActionAccept, false, 1},
+		{"a network to sign for", func(s *site) { s.config.SignFrom = []netip.Prefix{netip.MustParsePrefix("2001:db8:1::/48")} }, gomilter.ActionAccept, false, 1},
+		{"a network not to sign for", func(s *site) { s.config.SignFrom = []netip.Prefix{netip.MustParsePrefix("2001:db8:2::/48")} }, gomilter.ActionAccept, false, 0},
+		{"a domain to sign for", func(s *site) { s.config.SignDomains = []string{"Example.org"} }, gomilter.ActionAccept, false, 1},
+		{"a domain above", func(s *site) { s.config.SignDomains = []string{"org."} }, gomilter.ActionAccept, false, 1},
+		{"a domain not to sign for", func(s *site) { s.config.SignDomains = []string{"ample.org"} }, gomilter.ActionAccept, false, 0},
+		{"an author who is known may be anywhere", port("587", func(s *site) {
+			s.live, s.config.OnFail, s.config.Submission = mail.LiveFail, ActionReject, []uint16{587}
+			s.macros[gomilter.MacroAuthAuthen] = "alice"
+		}), gomilter.ActionAccept, false, 1},
+		{"an author who is not known", port("587", func(s *site) {
+			s.live, s.config.OnFail, s.config.Submission = mail.LiveFail, ActionReject, []uint16{587}
+		}), gomilter.ActionRejectWithCode, false, 0},
+		{"a name at a port for relays", port("25", func(s *site) {
+			s.live, s.config.OnFail, s.config.Submission = mail.LiveFail, ActionReject, []uint16{587}
+			s.macros[gomilter.MacroAuthAuthen] = "alice"
+		}), gomilter.ActionRejectWithCode, false, 0},
 	} {
 		s := newSite(t, "mx1.example")
 		c.change(s)
@@ -370,6 +404,42 @@ func TestPolicy(t *testing.T) {
 	s.config.OnFail = "shrug"
 	if _, err := New(s.config); err == nil {
 		t.Error("a policy that is none was taken")
+	}
+}
+
+// What is forged does not get through where no hop is added either.
+func TestForgedFieldsGoAlsoWithoutAHop(t *testing.T) {
+	for name, change := range map[string]func(*site){
+		"no journal":               func(s *site) { s.book.err, s.config.OnJournal = errors.New("full"), ActionAccept },
+		"a domain not to sign for": func(s *site) { s.config.SignDomains = []string{"example.com"} },
+	} {
+		s := newSite(t, "mx1.example")
+		change(s)
+		s.serve()
+		m := letter{append([]field{{mail.SourceField, "v=1"}, {mail.HopField, "v=1"}, {"Authentication-Results", "mx1.example; x-bright-source=pass"}}, plain().fields...), "x"}
+		out, act, _ := s.deliver(s.session(), gid, m)
+		if act.Type != gomilter.ActionAccept || len(out.values(mail.SourceField))+len(out.values(mail.HopField)) != 0 {
+			t.Errorf("%s: %v, %+v", name, act, out.fields)
+		}
+		for _, r := range out.values("Authentication-Results") {
+			if strings.Contains(r, "pass") {
+				t.Errorf("%s: results %q", name, r)
+			}
+		}
+	}
+}
+
+// At a port for submission there is no relay before this one.
+func TestAnAuthorBringsNoChain(t *testing.T) {
+	one := newSite(t, "mx1.example")
+	one.serve()
+	m, _, _ := one.deliver(one.session(), gid, plain())
+	two := newSite(t, "mx2.example", one.config.Author)
+	two.config.Submission, two.macros = []uint16{465, 587}, map[string]string{gomilter.MacroDaemonPort: "587"}
+	two.serve()
+	out, act, _ := two.deliver(two.session(), "2001:db8:5::5", m)
+	if c := two.chain(out); act.Type != gomilter.ActionAccept || len(c.Hops) != 1 || c.Source.Address.String() != "2001:db8:5::5" {
+		t.Errorf("%v, %+v", act, c)
 	}
 }
 

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -17,13 +16,15 @@ import (
 func TestTheReverseZoneTellsWhatIsLeased(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, netlab.ISPOptions{Lease: shortLease})
-	w.zone()
+	w.must(w.Zone())
 	prefix, _ := w.attach("direct")
 	w.must(w.Serve())
 	c := w.newClient("dhclient")
 	w.must(c.Start())
 	addr := w.leased(prefix)
-	resolver := w.unbound()
+	_, err := w.Unbound()
+	w.must(err)
+	const resolver = "@::1"
 	server := "@" + netlab.ServerAddr
 	const apex = "1.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa"
 	ask := func(at string, args ...string) string {
@@ -86,63 +87,4 @@ func TestTheReverseZoneTellsWhatIsLeased(t *testing.T) {
 	w.must(w.Serve())
 	want(ask(server, "-x", next.String()), "status: NOERROR", name)
 	w.noEIDOnDisk()
-}
-
-// zone has the server answer for the reverse zone, signed.
-func (w *world) zone() {
-	w.t.Helper()
-	_, err := w.Run("gidserver", "zone", "key", "--out", w.Path("etc", "zone.key"))
-	w.must(err)
-	b, err := os.ReadFile(w.Config())
-	w.must(err)
-	text := strings.Replace(string(b), "[zone]\n", "[zone]\nlisten = \"["+netlab.ServerAddr+"]:53\"\nprefixes = [\"2001:db8:1::/48\"]\nns = [\"ns1.isp.example\"]\n"+
-		"mailbox = \"hostmaster.isp.example\"\nnames = \"gid.isp.example\"\nkey = \"zone.key\"\n", 1)
-	w.must(os.WriteFile(w.Config(), []byte(text), 0o644))
-	// On the server's own host, which has no relay here.
-	w.must(w.Host.Do("ip", "address", "add", netlab.ServerAddr+"/128", "dev", "lo", "nodad"))
-}
-
-// unbound starts a validating resolver on the server's host and returns how dig asks
-// it. Its trust anchor is the zone's key.
-func (w *world) unbound() string {
-	w.t.Helper()
-	const apex = "1.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa."
-	key, err := w.Host.Output("dig", "@"+netlab.ServerAddr, "+short", apex, "DNSKEY")
-	w.must(err)
-	w.must(os.WriteFile(w.Path("anchor.key"), []byte(apex+" 3600 IN DNSKEY "+strings.TrimSpace(key)+"\n"), 0o644))
-	conf := fmt.Sprintf(`server:
-  interface: ::1@5335
-  interface: %s@5335
-  do-daemonize: no
-  do-ip4: no
-  use-syslog: no
-  logfile: ""
-  username: ""
-  chroot: ""
-  directory: %q
-  pidfile: ""
-  do-not-query-localhost: no
-  module-config: "validator iterator"
-  trust-anchor-file: %q
-  local-zone: "8.b.d.0.1.0.0.2.ip6.arpa." nodefault
-  access-control: ::0/0 allow
-stub-zone:
-  name: %q
-  stub-addr: %s
-remote-control:
-  control-enable: no
-`, netlab.ServerAddr, w.Dir, w.Path("anchor.key"), apex, netlab.ServerAddr)
-	w.must(os.WriteFile(w.Path("unbound.conf"), []byte(conf), 0o644))
-	p, err := w.Host.Start("unbound", "-d", "-c", w.Path("unbound.conf"))
-	w.must(err)
-	w.t.Cleanup(func() {
-		if w.t.Failed() {
-			w.t.Logf("unbound wrote:\n%s", p.Log())
-		}
-	})
-	w.must(netlab.Until(10*time.Second, func() error {
-		_, err := w.Host.Output("dig", "@::1", "-p", "5335", "+time=1", "+tries=1", "version.bind", "CH", "TXT")
-		return err
-	}))
-	return "@::1"
 }
