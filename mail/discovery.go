@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/miekg/dns"
@@ -33,7 +34,27 @@ type Discoverer struct {
 	// Insecure takes answers that the resolver does not say it has validated (AD).
 	// Without it such an answer is no answer.
 	Insecure bool
+
+	// Now, if set, has discovery records remembered for as long as they last, and that
+	// there are none for a minute. Whether an address is leased is always asked.
+	Now func() time.Time
+
+	mu    sync.Mutex
+	known map[string]known
 }
+
+// known is what was found at a name.
+type known struct {
+	isp   *ISP // nil for nothing
+	until time.Time
+}
+
+// Limits of what is remembered.
+const (
+	maxKnown     = 10_000
+	knownFor     = time.Hour   // a record, at most
+	knownMissing = time.Minute // that there is none
+)
 
 // discoveryBits are the lengths of prefixes at which an ISP is looked for.
 var discoveryBits = []int{64, 56, 48, 40, 32}
@@ -96,37 +117,70 @@ func (d *Discoverer) isp(ctx context.Context, addr netip.Addr) (*ISP, error) {
 		if err != nil {
 			return nil, err
 		}
-		records, err := d.ask(ctx, discoveryLabel+name[2*(32-bits/4):], dns.TypeTXT)
-		if errors.Is(err, errNoRecord) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		var found *ISP
-		for _, r := range records {
-			txt, ok := r.(*dns.TXT)
-			if !ok {
-				continue
-			}
-			isp, err := parseDiscovery(strings.Join(txt.Txt, ""))
-			if errors.Is(err, errNoRecord) {
-				continue // a text about something else
-			}
-			if err == nil && found != nil {
-				err = errors.New("there are two")
-			}
-			if err != nil {
-				return nil, fmt.Errorf("%w: the discovery record at %s: %w", ErrDiscovery, p, err)
-			}
-			found = isp
-		}
-		if found != nil {
-			found.Prefix = p
-			return found, nil
+		found, err := d.at(ctx, discoveryLabel+name[2*(32-bits/4):], p)
+		if found != nil || err != nil {
+			return found, err
 		}
 	}
 	return nil, nil
+}
+
+// at returns the discovery record at a name, which is asked for if it is not remembered.
+func (d *Discoverer) at(ctx context.Context, name string, p netip.Prefix) (*ISP, error) {
+	if d.Now == nil {
+		found, _, err := d.look(ctx, name, p)
+		return found, err
+	}
+	now := d.Now()
+	d.mu.Lock()
+	k, ok := d.known[name]
+	d.mu.Unlock()
+	if ok && now.Before(k.until) {
+		return k.isp, nil
+	}
+	found, lasts, err := d.look(ctx, name, p)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.known == nil || len(d.known) >= maxKnown {
+		d.known = make(map[string]known) // a resolver remembers too
+	}
+	d.known[name] = known{found, now.Add(lasts)}
+	return found, nil
+}
+
+// look asks for the discovery record at a name, and tells how long it lasts.
+func (d *Discoverer) look(ctx context.Context, name string, p netip.Prefix) (*ISP, time.Duration, error) {
+	records, err := d.ask(ctx, name, dns.TypeTXT)
+	if errors.Is(err, errNoRecord) {
+		return nil, knownMissing, nil
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	var found *ISP
+	lasts := knownMissing
+	for _, r := range records {
+		txt, ok := r.(*dns.TXT)
+		if !ok {
+			continue
+		}
+		isp, err := parseDiscovery(strings.Join(txt.Txt, ""))
+		if errors.Is(err, errNoRecord) {
+			continue // a text about something else
+		}
+		if err == nil && found != nil {
+			err = errors.New("there are two")
+		}
+		if err != nil {
+			return nil, 0, fmt.Errorf("%w: the discovery record at %s: %w", ErrDiscovery, p, err)
+		}
+		isp.Prefix = p
+		found, lasts = isp, min(knownFor, time.Duration(txt.Hdr.Ttl)*time.Second)
+	}
+	return found, lasts, nil
 }
 
 // parseDiscovery reads a discovery record:

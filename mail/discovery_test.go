@@ -215,3 +215,42 @@ func FuzzParseDiscovery(f *testing.F) {
 		}
 	})
 }
+
+// Discovery records are remembered for as long as they last, and that there are none for
+// a minute; whether an address is leased is asked each time.
+func TestDiscoveryIsRemembered(t *testing.T) {
+	at := time.Date(2026, 5, 10, 9, 0, 0, 0, time.UTC)
+	a := isp()
+	d := &Discoverer{Resolver: a, Now: func() time.Time { return at }}
+	check := func(want Live, questions int) {
+		t.Helper()
+		before := a.asked
+		if _, live, err := d.Check(context.Background(), source); err != nil || live != want || a.asked-before != questions {
+			t.Errorf("at %s: %v, %v, by %d questions; want %v by %d", at.Format(time.TimeOnly), live, err, a.asked-before, want, questions)
+		}
+	}
+	check(LivePass, 4) // at /64, /56, /48; the address
+	check(LivePass, 1)
+	delete(a.records, sourceName+" PTR")
+	check(LiveFail, 1)
+	at = at.Add(31 * time.Second) // the record lasts for 30
+	check(LiveFail, 2)
+	at = at.Add(time.Minute)
+	check(LiveFail, 4)
+	a.change = func(_, m *dns.Msg) (*dns.Msg, error) { return nil, errors.New("no answer") }
+	if _, live, err := d.Check(context.Background(), source); live != LiveError || err == nil {
+		t.Errorf("%v, %v", live, err)
+	}
+	// What a stranger makes it remember is bounded.
+	a.change = nil
+	for i := range maxKnown {
+		b := source.As16()
+		b[5], b[6], b[7] = 0xff, byte(i>>8), byte(i)
+		if _, _, err := d.Check(context.Background(), netip.AddrFrom16(b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(d.known) > maxKnown {
+		t.Errorf("%d names are remembered", len(d.known))
+	}
+}

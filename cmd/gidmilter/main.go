@@ -185,7 +185,7 @@ func load(path string) (*relay, error) {
 }
 
 func (r *relay) milterConfig(j *journal.Journal) milter.Config {
-	d := &mail.Discoverer{Resolver: &mail.Resolver{Addresses: r.DNS.Resolvers, Timeout: time.Duration(r.DNS.Timeout) * time.Second / 2}, Insecure: r.DNS.Insecure}
+	d := &mail.Discoverer{Resolver: &mail.Resolver{Addresses: r.DNS.Resolvers, Timeout: time.Duration(r.DNS.Timeout) * time.Second / 2}, Insecure: r.DNS.Insecure, Now: time.Now}
 	return milter.Config{
 		Relay: r.Relay, Author: r.author, Last: r.Last, Journal: j, Discover: d.Check, Relays: &mail.Verifier{Certificate: r.certificate},
 		Trusted: r.Policy.Trusted, Exempt: r.Policy.ExemptPorts, Submission: r.Policy.SubmissionPorts,
@@ -279,9 +279,10 @@ func (r *relay) run(ctx context.Context) (err error) {
 			}
 		})
 	}
+	milter.SetLog(r.log)
 	server := m.Server()
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
+	go func() { served <- server.Serve(milter.Listen(l)) }()
 	r.log.Info("serving", "version", version, "relay", r.Relay, "listen", r.Listen)
 	select {
 	case <-ctx.Done():
@@ -327,6 +328,10 @@ const (
 	batch      = 500
 )
 
+// gather is how long records are gathered before the ledger takes them: what a ledger
+// does for each batch is much more than what it does for a record.
+const gather = time.Second
+
 // anchor puts what is in the journal onto the ledger, until the context ends. What the
 // ledger does not take stays in the journal and is tried again: a record is one record,
 // however often it is appended.
@@ -341,9 +346,15 @@ func (r *relay) anchor(ctx context.Context, j *journal.Journal) {
 		}
 	}()
 	for ctx.Err() == nil {
-		err := r.anchorSome(ctx, j, &l)
+		n, err := r.anchorSome(ctx, j, &l)
 		if err == nil {
 			wait = retryFirst
+			if n < batch {
+				select {
+				case <-ctx.Done():
+				case <-time.After(gather):
+				}
+			}
 			continue
 		}
 		if ctx.Err() != nil {
@@ -359,11 +370,12 @@ func (r *relay) anchor(ctx context.Context, j *journal.Journal) {
 	}
 }
 
-func (r *relay) anchorSome(ctx context.Context, j *journal.Journal, l *ledgeranchor.Ledger) error {
+// anchorSome puts a batch onto the ledger, and tells how many records it had.
+func (r *relay) anchorSome(ctx context.Context, j *journal.Journal, l *ledgeranchor.Ledger) (int, error) {
 	if *l == nil {
 		opened, members, err := ledgerfile.Open(context.WithoutCancel(ctx), r.Ledger.Directory, r.Ledger.Fabric)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		*l = opened
 		r.mu.Lock()
@@ -371,29 +383,29 @@ func (r *relay) anchorSome(ctx context.Context, j *journal.Journal, l *ledgeranc
 		r.mu.Unlock()
 		intro, err := r.author.Introduce()
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if _, err := opened.Append(ctx, intro); err != nil {
 			*l = nil
-			return errors.Join(err, opened.Close())
+			return 0, errors.Join(err, opened.Close())
 		}
 	}
 	entries, err := j.Wait(batch)
 	if err != nil || len(entries) == 0 {
-		return err
+		return 0, err
 	}
 	var records []*ledgeranchor.Signed
 	for _, e := range entries {
 		s, err := ledgeranchor.DecodeSigned(e.Payload)
 		if err != nil {
-			return fmt.Errorf("journal entry %d: %w", e.Number, err)
+			return 0, fmt.Errorf("journal entry %d: %w", e.Number, err)
 		}
 		records = append(records, s)
 	}
 	if _, err := (*l).Append(ctx, records...); err != nil {
-		return err
+		return 0, err
 	}
-	return j.Done(entries[len(entries)-1].Number + 1)
+	return len(records), j.Done(entries[len(entries)-1].Number + 1)
 }
 
 // metrics serves Prometheus.

@@ -97,6 +97,9 @@ type MailRelay struct {
 	Milter  *Process
 	Postfix *Process
 
+	// Wrap, if not empty, is a command that runs them, such as taskset.
+	Wrap []string
+
 	isp *ISP
 }
 
@@ -107,6 +110,7 @@ type MailRelayOptions struct {
 	Policy  string     // lines of gidmilter's [policy]
 	Journal string     // lines of its [journal]
 	Ledger  string     // the ledger's directory, if it is not the ISP's
+	DNS     string     // the resolver, if it is not the ISP's
 	Discard bool       // the last relay throws mail away
 	Postfix string     // lines of main.cf
 	Master  string     // lines of master.cf
@@ -179,8 +183,12 @@ func (m *MailRelay) configureMilter(o MailRelayOptions) error {
 	if ledger == "" {
 		ledger = "../ledger"
 	}
+	resolver := o.DNS
+	if resolver == "" {
+		resolver = Resolver
+	}
 	config := fmt.Sprintf("listen = \"unix:%s\"\nrelay = %q\nlast = %v\nidentity = \"relay\"\nrelays = [\"../relays.pem\"]\n[journal]\ndirectory = \"journal\"\n%s[ledger]\ndirectory = %q\n"+
-		"[dns]\nresolvers = [%q]\n[policy]\n%s[metrics]\nlisten = \"[::1]:9548\"\n", m.Socket(), m.Name, o.Next == nil, o.Journal, ledger, Resolver, o.Policy)
+		"[dns]\nresolvers = [%q]\n[policy]\n%s[metrics]\nlisten = \"[::1]:9548\"\n", m.Socket(), m.Name, o.Next == nil, o.Journal, ledger, resolver, o.Policy)
 	return os.WriteFile(m.path("gidmilter.toml"), []byte(config), 0o644)
 }
 
@@ -273,7 +281,8 @@ func (m *MailRelay) Start() error {
 
 // StartMilter starts gidmilter and waits until it serves.
 func (m *MailRelay) StartMilter() (err error) {
-	if m.Milter, err = m.Host.Start(filepath.Join(m.isp.bin, "gidmilter"), "run", "--config", m.path("gidmilter.toml")); err != nil {
+	args := append(slices.Clone(m.Wrap), filepath.Join(m.isp.bin, "gidmilter"), "run", "--config", m.path("gidmilter.toml"))
+	if m.Milter, err = m.Host.Start(args[0], args[1:]...); err != nil {
 		return err
 	}
 	return m.Milter.WaitLog("msg=serving", 20*time.Second)
@@ -281,7 +290,8 @@ func (m *MailRelay) StartMilter() (err error) {
 
 // StartPostfix starts Postfix and waits until it answers.
 func (m *MailRelay) StartPostfix() (err error) {
-	if m.Postfix, err = m.Host.Start("postfix", "-c", m.path("etc"), "start-fg"); err != nil {
+	args := append(slices.Clone(m.Wrap), "postfix", "-c", m.path("etc"), "start-fg")
+	if m.Postfix, err = m.Host.Start(args[0], args[1:]...); err != nil {
 		return err
 	}
 	return Until(20*time.Second, func() error {

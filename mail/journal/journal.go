@@ -11,6 +11,7 @@
 package journal
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -67,6 +68,7 @@ type Journal struct {
 	segments []segment
 	next     uint64 // number of the next entry
 	done     uint64 // everything before is done
+	place    place  // where the consumer has read to; its alone
 	failed   error  // a write that failed: nothing more is taken
 	closed   bool
 
@@ -401,34 +403,71 @@ func (j *Journal) Wait(most int) ([]Entry, error) {
 	return j.read(segments, from, until)
 }
 
+// place is where an entry stands, or will.
+type place struct {
+	number  uint64
+	segment uint64 // the number of its first entry
+	offset  int64
+}
+
 // read reads entries of segments that are complete up to a number.
 func (j *Journal) read(segments []segment, from, until uint64) ([]Entry, error) {
 	var out []Entry
+	next := j.place
 	for i := range segments {
 		s := &segments[i]
 		if i+1 < len(segments) && segments[i+1].first <= from || s.first >= until {
 			continue
 		}
-		b, err := os.ReadFile(j.path(s))
+		begin := place{number: s.first, segment: s.first}
+		if j.place.segment == s.first && j.place.number > s.first && j.place.number <= from {
+			begin = j.place // what comes before it need not be read
+		}
+		entries, end, err := j.readSegment(s, begin, from, until)
 		if err != nil {
 			return nil, err
 		}
-		b = b[:min(int64(len(b)), s.size)] // what is beyond is being written
-		for n := s.first; n < until && len(b) > 0; n++ {
-			e, rest, err := parseEntry(b)
-			if err != nil || e.Number != n {
-				return nil, fmt.Errorf("%w: entry %d", ErrCorrupt, n)
-			}
-			if n >= from {
-				out = append(out, Entry{n, slices.Clone(e.Payload)})
-			}
-			b = rest
-		}
+		out, next = append(out, entries...), end
 	}
 	if uint64(len(out)) != until-from {
 		return nil, fmt.Errorf("%w: entries %d to %d are not there", ErrCorrupt, from, until)
 	}
+	j.place = next
 	return out, nil
+}
+
+// readSegment reads a segment's entries from a place on, and keeps those between two
+// numbers. What is beyond the segment's size is being written.
+func (j *Journal) readSegment(s *segment, at place, from, until uint64) (out []Entry, _ place, err error) {
+	f, err := os.Open(j.path(s))
+	if err != nil {
+		return nil, at, err
+	}
+	defer f.Close()
+	r := bufio.NewReaderSize(io.NewSectionReader(f, at.offset, s.size-at.offset), MaxEntry+headLen)
+	for at.number < until && at.offset < s.size {
+		head, err := r.Peek(4)
+		var b []byte
+		if err == nil {
+			b, err = r.Peek(headLen + int(min(binary.BigEndian.Uint32(head), MaxEntry)))
+		}
+		var e Entry
+		if err == nil {
+			e, _, err = parseEntry(b)
+		}
+		if err != nil || e.Number != at.number {
+			return nil, at, fmt.Errorf("%w: entry %d", ErrCorrupt, at.number)
+		}
+		if e.Number >= from {
+			out = append(out, Entry{e.Number, slices.Clone(e.Payload)})
+		}
+		at.number++
+		at.offset += int64(len(b))
+		if _, err := r.Discard(len(b)); err != nil {
+			return nil, at, err
+		}
+	}
+	return out, at, nil
 }
 
 // Done marks all entries before a number as done and removes the segments that are

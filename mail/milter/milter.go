@@ -97,7 +97,12 @@ func New(c Config) (*Relay, error) {
 	return &Relay{c: c}, nil
 }
 
-// Server returns the milter's server.
+// SetLog has what the library warns of go to a log, for all relays of the process.
+func SetLog(log *slog.Logger) {
+	milter.LogWarning = func(format string, args ...any) { log.Warn("milter: " + fmt.Sprintf(format, args...)) }
+}
+
+// Server returns the milter's server. It is given connections by a listener of [Listen].
 func (r *Relay) Server() *milter.Server {
 	return milter.NewServer(
 		milter.WithMilter(func() milter.Milter { return &session{r: r} }),

@@ -6,12 +6,16 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
 	"net/netip"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -65,6 +69,11 @@ func author(t testing.TB, name string) *ledgeranchor.Author {
 	return &ledgeranchor.Author{Key: key, Certificate: c}
 }
 
+func TestMain(m *testing.M) {
+	SetLog(slog.New(slog.DiscardHandler))
+	os.Exit(m.Run())
+}
+
 // site is a relay with its milter served on loopback.
 type site struct {
 	t      testing.TB
@@ -72,6 +81,7 @@ type site struct {
 	book   *book
 	live   mail.Live
 	macros map[string]string // that the MTA tells
+	addr   string
 	client *gomilter.Client
 }
 
@@ -111,8 +121,9 @@ func (s *site) serve() {
 		s.t.Fatal(err)
 	}
 	server := r.Server()
-	go server.Serve(l)
+	go server.Serve(Listen(l))
 	s.t.Cleanup(func() { server.Close() })
+	s.addr = l.Addr().String()
 	s.client = gomilter.NewClient("tcp", l.Addr().String(), gomilter.WithActions(gomilter.AllClientSupportedActionMasks))
 }
 
@@ -443,6 +454,37 @@ func TestAnAuthorBringsNoChain(t *testing.T) {
 	}
 }
 
+// Packets that no MTA sends end their connection and no other.
+func TestPacketsThatNoMTASends(t *testing.T) {
+	s := newSite(t, "mx1.example")
+	s.serve()
+	negotiate := []byte("\x00\x00\x00\x0dO\x00\x00\x00\x06\x00\x00\x01\xff\x00\x1f\xff\xff")
+	packet := func(text string) []byte {
+		return append(binary.BigEndian.AppendUint32(nil, uint32(len(text))), text...)
+	}
+	bad := [][]byte{{0, 0, 0, 0}, {0xff, 0xff, 0xff, 0xff}, {0, 0, 0, 9, 'C'}, {0}, packet("\x00"), packet("Z"), packet("zzz")}
+	for _, code := range "ABCDEHKLMNOQRTUXabcdefghmnopqrstuvwxyz" {
+		for _, rest := range []string{"", "\x00", "\x00\x00\x00", "x", "x\x00", "x\x00y", "x\x006", "x\x006\x00", "x\x006\x00\x19", "x\x006\x00\x19addr", "x\x00\xff\x00\x19addr\x00", "C", "C\x00", "Cx", "Cx\x00", "Cx\x00y", strings.Repeat("\x00", 300), strings.Repeat("y", 300)} {
+			bad = append(bad, packet(string(code)+rest))
+		}
+	}
+	for _, first := range [][]byte{nil, negotiate} {
+		for _, b := range bad {
+			c, err := net.Dial("tcp", s.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Write(append(slices.Clone(first), b...)); err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+		}
+	}
+	if _, act, _ := s.deliver(s.session(), gid, plain()); act.Type != gomilter.ActionAccept {
+		t.Errorf("the next message: %v", act)
+	}
+}
+
 // A message that is given up leaves nothing, and many at once disturb none.
 func TestManySessions(t *testing.T) {
 	s := newSite(t, "mx1.example")
@@ -485,4 +527,47 @@ func TestManySessions(t *testing.T) {
 	if len(s.book.records) != 160 || len(clocks) != 160 {
 		t.Errorf("%d records with %d clocks", len(s.book.records), len(clocks))
 	}
+}
+
+// pipes is a listener whose connections are in memory.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	c, ok := <-p
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+func (p pipes) Close() error   { return nil }
+func (p pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
+
+// Whatever an MTA sends, after it has negotiated or instead, ends at worst its connection.
+func FuzzMTA(f *testing.F) {
+	negotiated := "\x00\x00\x00\x0dO\x00\x00\x00\x06\x00\x00\x01\xff\x00\x1f\xff\xff"
+	f.Add([]byte(negotiated + "\x00\x00\x00\x00"))
+	f.Add([]byte(negotiated + "\x00\x00\x00\x11Cx\x006\x00\x192001:db8::1\x00\x00\x00\x00\x04M<>\x00\x00\x00\x00\x09LFrom\x00x\x00\x00\x00\x00\x02Bx\x00\x00\x00\x01E"))
+	f.Add([]byte(negotiated + "\x00\x00\x00\x16DC{daemon_port}\x0010025\x00"))
+	s := newSite(f, "mx1.example")
+	r, err := New(s.config)
+	if err != nil {
+		f.Fatal(err)
+	}
+	l := make(pipes)
+	server := r.Server()
+	go server.Serve(Listen(l))
+	f.Cleanup(func() {
+		close(l)
+		server.Close()
+	})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		here, there := net.Pipe()
+		l <- there
+		go io.Copy(io.Discard, here)
+		if err := here.SetWriteDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = here.Write(b) // the server may have ended the connection
+		here.Close()
+	})
 }
