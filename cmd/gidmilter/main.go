@@ -70,6 +70,8 @@ type config struct {
 	Ledger struct {
 		Directory string `toml:"directory"`
 		Fabric    string `toml:"fabric"`
+		Anchor    string `toml:"anchor"`
+		AnchorID  string `toml:"anchor-identity"`
 	} `toml:"ledger"`
 	DNS struct {
 		Resolvers []string `toml:"resolvers"`
@@ -117,6 +119,8 @@ func readConfig(path string) (*config, error) {
 		{"journal.directory", "a directory", c.Journal.Directory != ""},
 		{"journal.limit", "1 MiB or more", c.Journal.Limit >= 1},
 		{"ledger", "either directory or fabric", (c.Ledger.Directory == "") != (c.Ledger.Fabric == "")},
+		{"ledger.anchor", "the directory of the log that is anchored", c.Ledger.Anchor == "" || c.Ledger.Directory != ""},
+		{"ledger.anchor-identity", "it with anchor", (c.Ledger.Anchor == "") == (c.Ledger.AnchorID == "")},
 		{"dns.resolvers", "a resolver that validates, as [\"[::1]:53\"]", len(c.DNS.Resolvers) > 0},
 		{"policy.exempt-ports", "ports from 1 to 65535", !slices.Contains(c.Policy.ExemptPorts, 0)},
 		{"policy.submission-ports", "ports from 1 to 65535", !slices.Contains(c.Policy.SubmissionPorts, 0)},
@@ -131,7 +135,7 @@ func readConfig(path string) (*config, error) {
 			*p = filepath.Join(filepath.Dir(path), *p)
 		}
 	}
-	for _, p := range []*string{&c.Identity, &c.Journal.Directory, &c.Ledger.Directory, &c.Ledger.Fabric} {
+	for _, p := range []*string{&c.Identity, &c.Journal.Directory, &c.Ledger.Directory, &c.Ledger.Fabric, &c.Ledger.Anchor, &c.Ledger.AnchorID} {
 		near(p)
 	}
 	for i := range c.Relays {
@@ -144,6 +148,7 @@ func readConfig(path string) (*config, error) {
 type relay struct {
 	*config
 	author  *ledgeranchor.Author
+	anchors *ledgeranchor.Author // of the log's heads; nil if they are not anchored
 	members *ledgeranchor.Members
 	stats   milter.Stats
 	log     *slog.Logger
@@ -157,13 +162,14 @@ func load(path string) (*relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := identityfile.Read(c.Identity)
-	if err != nil {
+	r := &relay{config: c, members: ledgeranchor.NewMembers(nil)}
+	if r.author, err = readAuthor(c.Identity, ledgeranchor.RoleRelay); err != nil {
 		return nil, err
 	}
-	r := &relay{config: c, members: ledgeranchor.NewMembers(nil)}
-	if r.author, err = ledgeranchor.NewAuthor(id.Key, id.Certificate); err != nil {
-		return nil, fmt.Errorf("%s: %w", c.Identity, err)
+	if c.Ledger.AnchorID != "" {
+		if r.anchors, err = readAuthor(c.Ledger.AnchorID, ledgeranchor.RoleLog); err != nil {
+			return nil, err
+		}
 	}
 	roots, err := ledgerfile.Certificates(c.Relays)
 	if err != nil {
@@ -182,6 +188,22 @@ func load(path string) (*relay, error) {
 	}
 	_, err = milter.New(r.milterConfig(nil))
 	return r, err
+}
+
+// readAuthor reads an identity that has a role.
+func readAuthor(path, role string) (*ledgeranchor.Author, error) {
+	id, err := identityfile.Read(path)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(id.Certificate.Subject.OrganizationalUnit, role) {
+		return nil, fmt.Errorf("%s: its certificate has not the role %s (tracectl identity new --role %s)", path, role, role)
+	}
+	a, err := ledgeranchor.NewAuthor(id.Key, id.Certificate)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return a, nil
 }
 
 func (r *relay) milterConfig(j *journal.Journal) milter.Config {
@@ -370,10 +392,17 @@ func (r *relay) anchor(ctx context.Context, j *journal.Journal) {
 	}
 }
 
+func (r *relay) open(ctx context.Context) (ledgeranchor.Ledger, *ledgeranchor.Members, error) {
+	if r.anchors != nil {
+		return ledgerfile.OpenAnchored(ctx, r.Ledger.Directory, r.Ledger.Anchor, r.anchors, r.log)
+	}
+	return ledgerfile.Open(ctx, r.Ledger.Directory, r.Ledger.Fabric)
+}
+
 // anchorSome puts a batch onto the ledger, and tells how many records it had.
 func (r *relay) anchorSome(ctx context.Context, j *journal.Journal, l *ledgeranchor.Ledger) (int, error) {
 	if *l == nil {
-		opened, members, err := ledgerfile.Open(context.WithoutCancel(ctx), r.Ledger.Directory, r.Ledger.Fabric)
+		opened, members, err := r.open(context.WithoutCancel(ctx))
 		if err != nil {
 			return 0, err
 		}

@@ -1,7 +1,7 @@
 // Demo shows the project's main job in a lab of network namespaces on this
 // machine: real DHCPv6 clients get traceable-anonymous addresses, only they can
-// send from them, and a warrant with two of three trustees recovers the EIDs behind
-// them.
+// send from them, a message that one sends names its source, and a warrant with two of
+// three trustees recovers the EIDs behind them.
 package main
 
 import (
@@ -111,6 +111,9 @@ func demo(lab *netlab.Lab, bin string) error {
 	if _, err := isp.DHCRelay(device.Router, flatLine); err != nil {
 		return err
 	}
+	if err := isp.Zone(); err != nil {
+		return err
+	}
 	if err := isp.Serve(); err != nil {
 		return err
 	}
@@ -159,6 +162,10 @@ func demo(lab *netlab.Lab, bin string) error {
 		return err
 	}
 
+	message, err := sendMail(isp, home, homeAddr)
+	if err != nil {
+		return err
+	}
 	title("gidserver's files and log hold no EID")
 	for _, secret := range []string{"alice", flatLine} {
 		found, err := isp.Search(secret)
@@ -176,6 +183,9 @@ func demo(lab *netlab.Lab, bin string) error {
 		addr      netip.Addr
 	}{{"flat", flatEID, flatAddr}, {"home", homeEID, homeAddr}} {
 		title("Who had %s at %s?", target.addr, at.UTC().Format(time.RFC3339))
+		if target.addr == homeAddr {
+			say("it is the source of %s", message)
+		}
 		if err := trace(isp, target.name, target.addr, at, target.eid); err != nil {
 			return err
 		}
@@ -199,12 +209,12 @@ func demo(lab *netlab.Lab, bin string) error {
 		return fmt.Errorf("the ledger tells of sealed warrants: %q, %v", out, err)
 	}
 	say("a subscriber asks (tracectl ledger disclosed): 2 warrants are under seal; nothing is told before the seals end")
-	for _, secret := range []string{homeEID, flatEID, homeAddr.String(), flatAddr.String()} {
+	for _, secret := range []string{homeEID, flatEID, "somebody@example.org", "bob@example.net"} {
 		if found, err := isp.Grep(secret, "ledger"); err != nil || len(found) > 0 {
 			return fmt.Errorf("%q stands on the ledger: %v, %v", secret, found, err)
 		}
 	}
-	say("grep -r for EIDs and addresses on the ledger: nothing")
+	say("grep -r for EIDs and mailboxes on the ledger: nothing. Of addresses it has those that mail came from")
 	title("Done in %s; the lab is being removed", time.Since(began).Round(100*time.Millisecond))
 	return nil
 }
@@ -303,6 +313,80 @@ func filter(isp *netlab.ISP, device *netlab.Access, flat, neighbour *netlab.Name
 	say("%s", lines[0])
 	say("%s", lines[len(lines)-1])
 	return nil
+}
+
+// sendMail sends a message from a home through two relays, and shows where it says that it
+// came from. It returns the file in which it was received.
+func sendMail(isp *netlab.ISP, home *netlab.Namespace, addr netip.Addr) (string, error) {
+	title("A message from the first home, through two relays: Postfix with gidmilter")
+	last, err := isp.MailRelay("relay2", 2, netlab.MailRelayOptions{})
+	if err != nil {
+		return "", err
+	}
+	first, err := isp.MailRelay("relay1", 1, netlab.MailRelayOptions{Next: last})
+	if err != nil {
+		return "", err
+	}
+	if _, err := isp.Unbound(); err != nil {
+		return "", err
+	}
+	if err := errors.Join(last.Start(), first.Start(), isp.Routes(home)); err != nil {
+		return "", err
+	}
+	if err := home.Do("swaks", "--server", first.Addr.String(), "--local-interface", addr.String(), "--helo", "home.example",
+		"--from", "somebody@example.org", "--to", "bob@example.net", "--header", "Subject: hello", "--body", "Guess who."); err != nil {
+		return "", err
+	}
+	var text string
+	if err := netlab.Until(30*time.Second, func() error {
+		all, err := last.Received()
+		if err == nil && len(all) != 1 {
+			err = fmt.Errorf("%d messages have come; the relays wrote:\n%s%s", len(all), first.Log(), last.Log())
+		}
+		if err == nil {
+			text = all[0]
+		}
+		return err
+	}); err != nil {
+		return "", err
+	}
+	path := isp.Path("message.eml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		return "", err
+	}
+	show := false
+	for line := range strings.Lines(text) { // the fields that the relays added, and what was sent
+		if line[0] != ' ' && line[0] != '\t' {
+			show = strings.HasPrefix(line, "Bright-") || strings.HasPrefix(line, "Authentication-Results") || strings.HasPrefix(line, "From:") || strings.HasPrefix(line, "Subject:")
+		}
+		if show {
+			say("  %s", strings.TrimRight(line, "\n"))
+		}
+	}
+	say("")
+	say("the received file, checked hop by hop with the ledger (tracectl mail verify):")
+	var out string
+	if err := netlab.Until(20*time.Second, func() (err error) { // records come behind the dialogue
+		out, err = isp.Run("tracectl", "mail", "verify", "--ledger", isp.Path("ledger"), path)
+		return err
+	}); err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(out) {
+		say("  %s", strings.TrimRight(line, "\n"))
+	}
+	if !strings.Contains(out, addr.String()) || strings.Count(out, "holds") != 2 {
+		return "", fmt.Errorf("the chain does not lead to %s:\n%s", addr, out)
+	}
+	forged := isp.Path("forged.eml")
+	if err := os.WriteFile(forged, []byte(strings.Replace(text, "Guess who.", "Guess what.", 1)), 0o600); err != nil {
+		return "", err
+	}
+	if err := refused(isp, netlab.Step{Program: "tracectl", Args: []string{"mail"}}, []string{"mail", "verify", "--ledger", isp.Path("ledger"), forged}, "does not hold", 22); err != nil {
+		return "", err
+	}
+	say("the same with another word in its body: refused")
+	return filepath.Base(path), nil
 }
 
 // trace takes the steps of a trace and shows each command.

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	gomilter "github.com/d--j/go-milter"
+
 	"brightgid/idcodec"
 	"brightgid/internal/identityfile"
 	"brightgid/internal/ledgerfile"
@@ -110,7 +112,7 @@ func TestTracectlOnANetworkThatIsBroughtUp(t *testing.T) {
 	}
 	work := t.TempDir()
 	bin := filepath.Join(work, "bin")
-	if out, err := exec.Command("go", "build", "-o", bin+"/", "../../cmd/gidchain", "../../cmd/tracectl", ".").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", bin+"/", "../../cmd/gidchain", "../../cmd/gidmilter", "../../cmd/tracectl", ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	if err := os.Symlink(filepath.Join(root, "bin/fabric"), filepath.Join(bin, "fabric")); err != nil {
@@ -213,8 +215,109 @@ func TestTracectlOnANetworkThatIsBroughtUp(t *testing.T) {
 	}
 	refused("not what they were", "tracectl", append([]string{"ledger", "verify", "--remember", "heads"}, look...)...)
 
+	// Relays record on the channels, or in a log of their own whose heads are anchored there.
+	must("", "tracectl", "ledger", "init", "--ledger", "relays-log", "--origin", "relays.gid/log", "--root", "net/members/relay.pem")
+	relays := []relay{
+		{"direct", "fabric = \"net/members/relays.toml\"\n", []string{"--fabric", "net/members/relays.toml"}},
+		{"anchored", "directory = \"relays-log\"\nanchor = \"net/members/relays.toml\"\nanchor-identity = \"net/members/log\"\n", []string{"--ledger", "relays-log"}},
+	}
+	for _, r := range relays {
+		message := r.pass(t, work)
+		until := time.Now().Add(30 * time.Second)
+		for {
+			out, err := run("tracectl", slices.Concat([]string{"mail", "verify"}, r.ledger, []string{message})...)
+			if err == nil && strings.Contains(out, "holds") && !strings.Contains(out, "not looked at") {
+				break
+			}
+			if time.Now().After(until) {
+				t.Fatalf("%s: %v: %s", r.name, err, out)
+			}
+			time.Sleep(300 * time.Millisecond)
+		}
+	}
+	until := time.Now().Add(30 * time.Second)
+	for !strings.Contains(must("", "tracectl", append([]string{"ledger", "list"}, look...)...), " checkpoint ") {
+		if time.Now().After(until) {
+			t.Fatal("no head of the relays' log is anchored")
+		}
+		time.Sleep(300 * time.Millisecond)
+	}
+
 	must("", "fabricup", "down", "--dir", "net")
 	if _, err := os.Stat(filepath.Join(work, "net")); !os.IsNotExist(err) {
 		t.Errorf("the network's directory is there yet: %v", err)
 	}
+}
+
+// relay is a gidmilter with a ledger.
+type relay struct {
+	name   string
+	config string   // of its ledger
+	ledger []string // how tracectl reaches it
+}
+
+// pass has gidmilter take a message, and returns the message with what it adds.
+func (r *relay) pass(t *testing.T, work string) string {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	socket := filepath.Join(work, r.name+".sock")
+	config := filepath.Join(work, r.name+"-milter.toml")
+	must(os.WriteFile(config, []byte("listen = \"unix:"+socket+"\"\nrelay = \"mx.relays.gid\"\nlast = true\nidentity = \"net/members/relay\"\nrelays = [\"net/members/relay.pem\"]\n[journal]\ndirectory = \""+
+		r.name+"-journal\"\n[ledger]\n"+r.config+"[dns]\nresolvers = [\"[::1]:9\"]\n"), 0o600))
+	c := exec.Command(filepath.Join(work, "bin/gidmilter"), "run", "--config", config)
+	var log bytes.Buffer
+	c.Stderr = &log
+	must(c.Start())
+	t.Cleanup(func() {
+		if err := errors.Join(c.Process.Signal(os.Interrupt), c.Wait()); err != nil || t.Failed() {
+			t.Errorf("gidmilter, %s: %v\n%s", r.name, err, log.String())
+		}
+	})
+	until := time.Now().Add(20 * time.Second)
+	for {
+		if _, err := os.Stat(socket); err == nil {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatal("gidmilter does not listen")
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	s, err := gomilter.NewClient("unix", socket).Session(nil)
+	must(err)
+	defer s.Close()
+	for _, f := range []func() (*gomilter.Action, error){
+		func() (*gomilter.Action, error) {
+			return s.Conn("client.example", gomilter.FamilyInet6, 25, "2001:db8::7")
+		},
+		func() (*gomilter.Action, error) { return s.Helo("client.example") },
+		func() (*gomilter.Action, error) { return s.Mail("alice@example.org", "") },
+		func() (*gomilter.Action, error) { return s.Rcpt("bob@example.net", "") },
+		func() (*gomilter.Action, error) { return s.DataStart() },
+		func() (*gomilter.Action, error) { return s.HeaderField("From", "alice@example.org", nil) },
+		func() (*gomilter.Action, error) { return s.HeaderEnd() },
+		func() (*gomilter.Action, error) { return s.BodyChunk([]byte("hello\r\n")) },
+	} {
+		_, err := f()
+		must(err)
+	}
+	changes, act, err := s.End()
+	must(err)
+	if act.Type != gomilter.ActionAccept {
+		t.Fatalf("%s: %v", r.name, act)
+	}
+	text := "From: alice@example.org\r\n\r\nhello\r\n"
+	for _, x := range changes {
+		if x.Type == gomilter.ActionInsertHeader {
+			text = x.HeaderName + ": " + strings.TrimPrefix(x.HeaderValue, " ") + "\r\n" + text
+		}
+	}
+	file := filepath.Join(work, r.name+".eml")
+	must(os.WriteFile(file, []byte(text), 0o600))
+	return file
 }

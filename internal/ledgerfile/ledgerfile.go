@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 
 	"brightgid/internal/identityfile"
 	"brightgid/ledgeranchor"
+	"brightgid/ledgeranchor/anchored"
 	"brightgid/ledgeranchor/embedded"
 )
 
@@ -33,6 +35,32 @@ func Open(ctx context.Context, dir, fabricFile string) (ledgeranchor.Ledger, *le
 		return nil, nil, errors.Join(err, x.Close())
 	}
 	return l, x.Trust.Members, nil
+}
+
+// anchoredLog is a log on this machine whose heads stand on a shared ledger.
+type anchoredLog struct {
+	*anchored.Ledger
+	local  *embedded.Ledger
+	shared ledgeranchor.Ledger
+}
+
+// Close anchors the last head, and closes both.
+func (l *anchoredLog) Close() error {
+	return errors.Join(l.Ledger.Close(), l.local.Close(), l.shared.Close())
+}
+
+// OpenAnchored opens the embedded ledger in a directory, whose heads are anchored on the
+// ledger on Fabric of which a file tells, by an author with the role log.
+func OpenAnchored(ctx context.Context, dir, fabricFile string, author *ledgeranchor.Author, log *slog.Logger) (ledgeranchor.Ledger, *ledgeranchor.Members, error) {
+	local, err := embedded.Open(ctx, dir, embedded.Options{})
+	if err != nil {
+		return nil, nil, err
+	}
+	shared, _, err := Open(ctx, "", fabricFile)
+	if err != nil {
+		return nil, nil, errors.Join(err, local.Close())
+	}
+	return &anchoredLog{anchored.New(local, shared, anchored.Options{Author: author, Log: log}), local, shared}, local.Members(), nil
 }
 
 // Certificates reads the certificates in some files, one at least in each.

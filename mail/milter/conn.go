@@ -95,12 +95,21 @@ func (c *conn) Read(p []byte) (int, error) {
 func (c *conn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.w.Available() < len(p) { // packets are not torn, where they can be whole
+		if err := c.flushLocked(); err != nil {
+			return 0, err
+		}
+	}
 	return c.w.Write(p)
 }
 
 func (c *conn) flush() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.flushLocked()
+}
+
+func (c *conn) flushLocked() error {
 	if c.w.Buffered() == 0 {
 		return nil
 	}

@@ -44,6 +44,10 @@ func runMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	if socket := os.Getenv(milterEnv); socket != "" {
+		fmt.Fprintln(os.Stderr, nothingMilter(socket))
+		return 1
+	}
 	dir, err := os.MkdirTemp("", "gid-bench-bin")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
