@@ -104,6 +104,10 @@ type Handler struct {
 	queries  leaseQuery
 	queriers []netip.Addr
 
+	// pending is closed when a message that was dropped for DropPending may be handled
+	// again; nil if that is not known.
+	pending <-chan struct{}
+
 	// What one message needs is kept from call to call.
 	msg    message
 	hops   []hop
@@ -367,6 +371,10 @@ func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 	switch {
 	case err == nil:
 	case errors.Is(err, eidauth.ErrPending):
+		h.pending = nil
+		if p := (*eidauth.Pending)(nil); errors.As(err, &p) {
+			h.pending = p.Done
+		}
 		return false, DropPending
 	case errors.Is(err, eidauth.ErrUntrustedRelay):
 		x.status, x.text = iana.StatusNoAddrsAvail, textUntrusted

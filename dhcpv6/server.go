@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,7 +43,22 @@ const (
 	maxDelay = 2 * time.Second
 
 	socketBuffer = 4 << 20
+
+	// maxParked bounds the packets that wait for their clients' authentication, and
+	// parkFor how long they do. A client asks again after about a second, and then
+	// later and later (RFC 9915 §15).
+	maxParked = 1024
+	parkFor   = 10 * time.Second
 )
+
+// parked is a packet whose client is being authenticated.
+type parked struct {
+	data  []byte
+	oob   []byte
+	flags int
+	addr  net.Addr
+	done  <-chan struct{}
+}
 
 // Server is the sockets beside a Handler. Replies leave when their leases are
 // durable.
@@ -59,6 +75,8 @@ type Server struct {
 	feed    *Feed
 	changes []lease.Lease // of the batch that is handled
 
+	park chan *parked // to those that wait
+
 	mu     sync.Mutex // held while packets are handled
 	ifaces struct {
 		sync.RWMutex
@@ -71,7 +89,7 @@ type Server struct {
 // and joins the multicast groups on the interfaces that the handler's links
 // name. Changes that [Server.Changed] hears of go to the feed when they are durable.
 func Listen(handler *Handler, barrier func() lease.Barrier, feed *Feed, now func() time.Time) (*Server, error) {
-	s := &Server{handler: handler, barrier: barrier, feed: feed, now: now, stats: handler.stats, log: handler.log}
+	s := &Server{handler: handler, barrier: barrier, feed: feed, now: now, stats: handler.stats, log: handler.log, park: make(chan *parked, maxParked)}
 	conn, err := net.ListenUDP("udp6", &net.UDPAddr{Port: ServerPort})
 	if err != nil {
 		return nil, fmt.Errorf("DHCPv6 socket: %w (is another DHCPv6 server or relay running here?)", err)
@@ -184,6 +202,18 @@ func (s *Server) Serve(ctx context.Context) error {
 		}
 	}()
 	go s.watch(ctx)
+	over := make(chan struct{})
+	var late sync.WaitGroup
+	late.Go(func() {
+		s.again(over, func(p *parked) {
+			b := <-free
+			if s.resume(b, p); len(b.out) > 0 || len(b.changes) > 0 {
+				handled <- b
+			} else {
+				free <- b
+			}
+		})
+	})
 	var err error
 	for err == nil {
 		b := <-free
@@ -193,6 +223,8 @@ func (s *Server) Serve(ctx context.Context) error {
 			free <- b
 		}
 	}
+	close(over)
+	late.Wait()
 	close(handled)
 	<-sent
 	if ctx.Err() != nil {
@@ -235,15 +267,68 @@ func (s *Server) read(b *batch) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.handleAll(b, b.in[:n])
+	return nil
+}
+
+// handleAll handles packets of one batch; the caller holds mu.
+func (s *Server) handleAll(b *batch, in []ipv6.Message) {
 	b.at = s.now()
-	for i := range b.in[:n] {
-		s.handle(b, &b.in[i])
+	for i := range in {
+		s.handle(b, &in[i])
 	}
 	b.changes, s.changes = append(b.changes[:0], s.changes...), s.changes[:0]
 	if len(b.out) > 0 || len(b.changes) > 0 {
 		b.barrier = s.barrier()
 	}
-	return nil
+}
+
+// again handles each parked packet when its client's authentication is decided, until it
+// is told that it is over.
+func (s *Server) again(over <-chan struct{}, handle func(*parked)) {
+	ready := make(chan *parked)
+	waiting := 0
+	for {
+		var more chan *parked
+		if waiting < maxParked {
+			more = s.park
+		}
+		select {
+		case <-over:
+			return
+		case p := <-more:
+			waiting++
+			go func() {
+				t := time.NewTimer(parkFor)
+				defer t.Stop()
+				select {
+				case <-p.done:
+				case <-t.C: // it is handled, and dropped if nothing is known yet
+				case <-over:
+					return
+				}
+				select {
+				case ready <- p:
+				case <-over:
+				}
+			}()
+		case p := <-ready:
+			waiting--
+			handle(p)
+		}
+	}
+}
+
+// resume handles a parked packet as a batch.
+func (s *Server) resume(b *batch, p *parked) {
+	b.out = b.out[:0]
+	in := &b.in[0]
+	in.OOB = in.OOB[:cap(in.OOB)]
+	in.N, in.NN = copy(in.Buffers[0], p.data), copy(in.OOB, p.oob)
+	in.Flags, in.Addr = p.flags, p.addr
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.handleAll(b, b.in[:1])
 }
 
 func (s *Server) handle(b *batch, in *ipv6.Message) {
@@ -270,6 +355,12 @@ func (s *Server) handle(b *batch, in *ipv6.Message) {
 		Multicast: dst.IsMulticast(),
 		Interface: iface,
 	}, b.replies[k][:0])
+	if drop == DropPending && s.handler.pending != nil {
+		select {
+		case s.park <- &parked{slices.Clone(in.Buffers[0][:in.N]), slices.Clone(in.OOB[:in.NN]), in.Flags, in.Addr, s.handler.pending}:
+		default: // too many wait; the client will ask again
+		}
+	}
 	if drop != 0 {
 		return
 	}

@@ -22,11 +22,22 @@ var (
 	// not speak for subscribers.
 	ErrUntrustedRelay = errors.New("the relay is not trusted to speak for subscribers")
 
-	// ErrPending says that a source has asked elsewhere and will know when
-	// the client tries again. The server sends no reply; DHCPv6 clients
-	// retransmit after a second.
+	// ErrPending says that a source has asked elsewhere and will know later. The
+	// server sends no reply before it does; see [Pending].
 	ErrPending = errors.New("authentication is under way")
 )
+
+// Pending is ErrPending with when the source will know. Without it the server waits for the
+// client's next try; DHCPv6 clients retransmit after a second.
+type Pending struct {
+	Done <-chan struct{} // closed when the same question may be asked again
+}
+
+// Error implements error.
+func (*Pending) Error() string { return ErrPending.Error() }
+
+// Is reports that it is [ErrPending].
+func (*Pending) Is(target error) bool { return target == ErrPending }
 
 // Client is what the server saw of a client. Its slices are valid only during
 // the call.
