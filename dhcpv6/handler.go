@@ -366,7 +366,7 @@ func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 	for i := len(x.hops) - 1; i >= 0; i-- {
 		h.relays = append(h.relays, x.hops[i].relay)
 	}
-	h.client = eidauth.Client{DUID: x.msg.clientID, Relays: h.relays}
+	h.client = eidauth.Client{DUID: x.msg.clientID, Vendor: x.msg.vendors, Relays: h.relays}
 	id, err := h.auth.Authenticate(&h.client)
 	switch {
 	case err == nil:
@@ -386,7 +386,7 @@ func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 	}
 	if err != nil {
 		h.stats.Unauthenticated.Add(1)
-		h.log.Debug("a client gets no address", "duid", hexBytes(x.msg.clientID), "link", x.link.Name, "reason", x.text)
+		h.log.Debug("a client gets no address", "duid", hexBytes(x.msg.clientID), "link", x.link.Name, "reason", x.text, "error", err)
 		return false, 0
 	}
 	var n uint64

@@ -79,6 +79,8 @@ func (h *hop) parse() (inner []byte, err error) {
 			once(&h.relay.SubscriberID, data)
 		case dhcp6.OptionClientLinkLayerAddr:
 			once(&h.relay.ClientLinkLayer, data)
+		case optionRADIUS:
+			once(&h.relay.RADIUS, data)
 		case dhcp6.OptionEchoRequest:
 			if len(data)%2 != 0 {
 				return nil, errMalformed

@@ -15,13 +15,17 @@ import (
 // Limits on what a message may hold. Anything beyond is not a message that a
 // client has reason to send.
 const (
-	maxIAs   = 16 // IA_NA options; as many IA_PD
-	maxAddrs = 16 // addresses in one IA_NA
-	maxHops  = 8  // nested Relay-forwards (HOP_COUNT_LIMIT, RFC 9915 §7.6)
+	maxIAs     = 16 // IA_NA options; as many IA_PD
+	maxVendors = 8  // Vendor-specific Information options
+	maxAddrs   = 16 // addresses in one IA_NA
+	maxHops    = 8  // nested Relay-forwards (HOP_COUNT_LIMIT, RFC 9915 §7.6)
 )
 
 // optionRelayPort is RFC 8357's option, which insomniacslk/dhcp names the same.
 const optionRelayPort = dhcp6.OptionRelayPort
+
+// optionRADIUS is RFC 7037's option.
+const optionRADIUS dhcp6.OptionCode = 81
 
 var (
 	errMalformed = errors.New("malformed message")
@@ -56,6 +60,7 @@ type message struct {
 	oro      []byte // the codes of the Option Request option
 	rapid    bool   // Rapid Commit
 	nas, pds []ia
+	vendors  [][]byte // data of Vendor-specific Information options
 
 	addrs []netip.Addr // backs the addresses of nas
 }
@@ -64,7 +69,7 @@ type message struct {
 // truncated options, identifiers outside RFC 9915 §11.1's sizes, and a repeated
 // option that may stand only once.
 func (m *message) parse(b []byte) error {
-	*m = message{nas: m.nas[:0], pds: m.pds[:0], addrs: m.addrs[:0]}
+	*m = message{nas: m.nas[:0], pds: m.pds[:0], addrs: m.addrs[:0], vendors: m.vendors[:0]}
 	if len(b) < 4 {
 		return errMalformed
 	}
@@ -95,6 +100,12 @@ func (m *message) parse(b []byte) error {
 			err = m.parseIANA(data)
 		case dhcp6.OptionIAPD:
 			err = m.parseIAPD(data)
+		case dhcp6.OptionVendorOpts:
+			if len(m.vendors) == maxVendors {
+				err = errTooMuch
+				break
+			}
+			m.vendors = append(m.vendors, data)
 		}
 		if err != nil {
 			return err

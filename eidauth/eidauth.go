@@ -44,6 +44,10 @@ func (*Pending) Is(target error) bool { return target == ErrPending }
 type Client struct {
 	DUID []byte
 
+	// Vendor holds the data of the client's Vendor-specific Information options (RFC
+	// 9915 §21.17): enterprise number(4) ‖ options.
+	Vendor [][]byte
+
 	// Relays holds the relays that the message passed, from the one next to
 	// the client outwards; none for a client on a link of the server.
 	Relays []Relay
@@ -64,6 +68,7 @@ type Relay struct {
 	RemoteID        []byte // option 37, RFC 4649: enterprise number(4) ‖ id
 	SubscriberID    []byte // option 38, RFC 4580
 	ClientLinkLayer []byte // option 79, RFC 6939: hardware type(2) ‖ address
+	RADIUS          []byte // option 81, RFC 7037: RADIUS attributes
 }
 
 // LinkLayer returns the client's link-layer address: what the relay next to the
@@ -126,7 +131,8 @@ func NewChain(trusted []netip.Addr, sources ...Source) *Chain {
 	return c
 }
 
-// Authenticate returns the first identity that a source knows.
+// Authenticate returns the first identity that a source knows; if none does, the first
+// [ErrUnknown] that says why.
 //
 // The outermost relay must be trusted; inwards, relays are heard up to the first
 // that is not. A client could have made up anything beyond.
@@ -146,13 +152,17 @@ func (c *Chain) Authenticate(client *Client) (Identity, error) {
 			client = &heard
 		}
 	}
+	reason := ErrUnknown
 	for _, s := range c.sources {
 		id, err := s.Authenticate(client)
 		if !errors.Is(err, ErrUnknown) {
 			return id, err
 		}
+		if reason == ErrUnknown {
+			reason = err // the first that says more
+		}
 	}
-	return Identity{}, ErrUnknown
+	return Identity{}, reason
 }
 
 // RelayOption is an option by which a relay names a subscriber.
@@ -165,10 +175,11 @@ const (
 	RemoteID        RelayOption = "remote-id"         // option 37: relay:<enterprise>.<id>
 	InterfaceID     RelayOption = "interface-id"      // option 18: port:<relay>/<id>
 	ClientLinkLayer RelayOption = "client-link-layer" // option 79: lladdr:<type>.<address>
+	RADIUS          RelayOption = "radius"            // option 81: radius:<identity>
 )
 
 // RelayOptions are all of them, in the order that they should be preferred in.
-var RelayOptions = []RelayOption{SubscriberID, RemoteID, InterfaceID, ClientLinkLayer}
+var RelayOptions = []RelayOption{SubscriberID, RADIUS, RemoteID, InterfaceID, ClientLinkLayer}
 
 // RelaySource authenticates by what a relay says of the line that a client is
 // on. It takes the first of its options that is present, from the relay nearest
@@ -179,7 +190,7 @@ type RelaySource struct{ options []RelayOption }
 func NewRelaySource(options ...RelayOption) (*RelaySource, error) {
 	for _, o := range options {
 		switch o {
-		case SubscriberID, RemoteID, InterfaceID, ClientLinkLayer:
+		case SubscriberID, RADIUS, RemoteID, InterfaceID, ClientLinkLayer:
 		default:
 			return nil, fmt.Errorf("relay option %q: want one of %q", o, RelayOptions)
 		}
@@ -214,6 +225,14 @@ func relayEID(r *Relay, option RelayOption) (idcodec.EID, error) {
 		if r.SubscriberID != nil {
 			return idcodec.OpaqueEID("subscriber", r.SubscriberID)
 		}
+	case RADIUS:
+		if r.RADIUS != nil {
+			id, err := radiusIdentity(r.RADIUS)
+			if err != nil || id == nil {
+				return idcodec.EID{}, err
+			}
+			return idcodec.OpaqueEID("radius", id)
+		}
 	case RemoteID:
 		if r.RemoteID != nil {
 			if len(r.RemoteID) < 5 {
@@ -234,6 +253,26 @@ func relayEID(r *Relay, option RelayOption) (idcodec.EID, error) {
 		}
 	}
 	return idcodec.EID{}, nil
+}
+
+// radiusIdentity returns whom RADIUS attributes name: their Chargeable-User-Identity (RFC
+// 4372), or else their User-Name (RFC 2865 §5.1); nil for nobody.
+func radiusIdentity(b []byte) (id []byte, err error) {
+	const userName, chargeable = 1, 89
+	for len(b) > 0 {
+		if len(b) < 2 || b[1] < 3 || int(b[1]) > len(b) {
+			return nil, errors.New("its RADIUS attributes are malformed")
+		}
+		value := b[2:b[1]]
+		switch {
+		case b[0] == chargeable && !(len(value) == 1 && value[0] == 0):
+			id = value
+		case b[0] == userName && id == nil:
+			id = value
+		}
+		b = b[b[1]:]
+	}
+	return id, nil
 }
 
 func be32(b []byte) uint32 {

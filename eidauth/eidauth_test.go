@@ -47,6 +47,10 @@ func TestRelayOptionsMakeEIDs(t *testing.T) {
 		{[]RelayOption{RemoteID}, full, "relay:4491.AL"},
 		{[]RelayOption{InterfaceID}, full, "port:2001:db8::1/eth1"},
 		{[]RelayOption{ClientLinkLayer}, full, "lladdr:1.020000000007"},
+		{RelayOptions, Relay{Addr: outer, RADIUS: []byte("\x01\x07alice\x19\x03c")}, "radius:alice"},
+		{RelayOptions, Relay{Addr: outer, RADIUS: []byte("\x01\x07alice\x59\x04c7")}, "radius:c7"},
+		{RelayOptions, Relay{Addr: outer, RADIUS: []byte("\x59\x03\x00\x01\x07alice")}, "radius:alice"},
+		{RelayOptions, Relay{Addr: outer, RADIUS: []byte("\x19\x03c"), InterfaceID: []byte("eth1")}, "port:2001:db8::1/eth1"},
 		{RelayOptions, Relay{Addr: outer, InterfaceID: []byte("eth1")}, "port:2001:db8::1/eth1"},
 	} {
 		id, err := chain(t, relaySource(t, c.options...)).Authenticate(&Client{DUID: duidLL, Relays: []Relay{c.relay}})
@@ -63,6 +67,8 @@ func TestMalformedRelayOptionsAuthenticateNobody(t *testing.T) {
 		"empty Interface-ID":  {Addr: outer, InterfaceID: []byte{}},
 		"short link layer":    {Addr: outer, ClientLinkLayer: []byte{0, 1}},
 		"long Subscriber-ID":  {Addr: outer, SubscriberID: []byte(strings.Repeat("x", 300))},
+		"torn RADIUS":         {Addr: outer, RADIUS: []byte("\x01\x07ali")},
+		"RADIUS of no length": {Addr: outer, RADIUS: []byte("\x01\x00alice")},
 		"no option":           {Addr: outer},
 	} {
 		if id, err := chain(t, relaySource(t, RelayOptions...)).Authenticate(&Client{DUID: duidLL, Relays: []Relay{r}}); !errors.Is(err, ErrUnknown) {

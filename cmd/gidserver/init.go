@@ -251,6 +251,17 @@ name = "access"
 # A static table of clients.
 table = "table.toml"
 
+[enrolment]
+# Tokens by which an identity provider enrols clients (tracectl enroll), and the
+# enterprise number under which clients send them.
+# issuers = "issuers.pem"
+# enterprise = 32473
+
+[radius]
+# Servers that are asked who a client is; then relay-options above must be [].
+# servers = ["[2001:db8:ff::5]:1812", "tls:radius.isp.example:2083"]
+# secret = "radius.secret"
+
 [resolve]
 # The API by which holders of warrants ask. It answers with sealed NIDs.
 listen = {{printf "%q" .Listen}}

@@ -1,15 +1,21 @@
 package main
 
 import (
+	"bytes"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"brightgid/dhcpv6"
 	"brightgid/eidauth"
+	"brightgid/eidauth/radius"
+	"brightgid/eidauth/token"
 	"brightgid/gidzone"
 	"brightgid/idcodec"
 	"brightgid/internal/config"
@@ -27,6 +33,8 @@ type setup struct {
 	registryKey [idcodec.RegistryKeyLen]byte
 	escrow      *idcodec.EscrowKey
 	sources     []eidauth.Source
+	radius      *radius.Config // nil without RADIUS
+	radiusStats radius.Stats
 	tableSize   int
 	plainEIDs   int // table rows whose EID is not sealed
 
@@ -62,7 +70,13 @@ func load(file string) (*setup, error) {
 	check("keys.keyring", s.loadKeyring())
 	check("keys.registry", s.loadRegistryKey())
 	check("keys.escrow", s.loadEscrow())
+	if cfg.Enrolment.Issuers != "" && s.escrow != nil {
+		check("enrolment", s.loadEnrolment())
+	}
 	check("auth", s.loadAuth())
+	if len(cfg.RADIUS.Servers) > 0 {
+		check("radius", s.loadRADIUS())
+	}
 	if cfg.Resolve.Listen != "" {
 		check("resolve", s.loadResolve())
 	}
@@ -116,7 +130,7 @@ func (s *setup) loadEscrow() error {
 }
 
 func (s *setup) loadAuth() error {
-	if len(s.Auth.TrustedRelays) > 0 {
+	if len(s.Auth.TrustedRelays) > 0 && len(s.Auth.RelayOptions) > 0 {
 		var options []eidauth.RelayOption
 		for _, o := range s.Auth.RelayOptions {
 			options = append(options, eidauth.RelayOption(o))
@@ -155,6 +169,74 @@ func (s *setup) loadAuth() error {
 	}
 	s.sources = append(s.sources, table)
 	return nil
+}
+
+// loadEnrolment makes the source that takes tokens. It is the first: a token says more
+// than the line that a client is on.
+func (s *setup) loadEnrolment() error {
+	issuers, err := identityfile.Certificates(s.Enrolment.Issuers)
+	if err != nil {
+		return err
+	}
+	src, err := token.New(token.Config{Issuers: issuers, Enterprise: s.Enrolment.Enterprise, Realm: s.Realm, Escrow: s.escrow, Registry: s.registryKey, Now: time.Now})
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.Enrolment.Issuers, err)
+	}
+	s.sources = append(s.sources, src)
+	return nil
+}
+
+// loadRADIUS reads what the source that asks RADIUS servers needs.
+func (s *setup) loadRADIUS() error {
+	r := &s.RADIUS
+	c := &radius.Config{
+		Timeout: dur(r.Timeout), Tries: r.Tries, Names: r.Names, NASIdentifier: r.NASIdentifier, NASAddress: r.NASAddress.Addr, Identity: r.EID,
+		Remember: dur(r.Remember), RememberReject: dur(r.RememberReject), Now: time.Now, Log: slog.New(slog.DiscardHandler), Stats: &s.radiusStats,
+	}
+	line := func(path string) ([]byte, error) {
+		if path == "" {
+			return nil, nil
+		}
+		text, err := secretfile.Read(path)
+		if err == nil && len(bytes.TrimSpace(text)) == 0 {
+			err = fmt.Errorf("%s: it is empty", path)
+		}
+		return bytes.TrimSpace(text), err
+	}
+	secret, err := line(r.Secret)
+	if err != nil {
+		return err
+	}
+	if c.Password, err = line(r.Password); err != nil {
+		return err
+	}
+	secure := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: x509.NewCertPool()}
+	if r.CA != "" {
+		issuers, err := identityfile.Certificates(r.CA)
+		if err != nil {
+			return err
+		}
+		for _, x := range issuers {
+			secure.RootCAs.AddCert(x)
+		}
+	}
+	if r.Identity != "" {
+		cert, err := tls.LoadX509KeyPair(r.Identity+".pem", r.Identity+".key")
+		if err != nil {
+			return err
+		}
+		secure.Certificates = []tls.Certificate{cert}
+	}
+	for _, x := range r.Servers {
+		server := radius.Server{Address: x.Address, Secret: secret}
+		if x.TLS {
+			server.Secret, server.TLS = []byte("radsec"), secure // RFC 6614 §2.3
+		}
+		c.Servers = append(c.Servers, server)
+	}
+	s.radius = c
+	_, err = radius.New(*c)
+	return err
 }
 
 func (s *setup) loadResolve() (err error) {

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"brightgid/dhcpv6"
+	"brightgid/eidauth/radius"
 	"brightgid/gidzone"
 	"brightgid/lease/pebblestore"
 )
@@ -20,6 +21,8 @@ type collector struct {
 	stats *dhcpv6.Stats
 	store *pebblestore.Store
 	zone  *gidzone.Stats
+
+	radius *radius.Stats
 }
 
 var (
@@ -32,6 +35,7 @@ var (
 	descWriteErrors = prometheus.NewDesc("gidserver_write_errors_total", "Replies that the kernel did not take.", nil, nil)
 	descSubscribers = prometheus.NewDesc("gidserver_subscribers", "Subscribers in the registry.", nil, nil)
 	descAnswers     = prometheus.NewDesc("gidserver_zone_answers_total", "Answers of the reverse zone, by what they say; limited are those of these that were cut or not sent.", []string{"result"}, nil)
+	descRADIUS      = prometheus.NewDesc("gidserver_radius_total", "Clients about whom RADIUS servers were asked, by what came of it; unsigned are those of failed whose answer had no right Message-Authenticator.", []string{"result"}, nil)
 	descFull        = prometheus.NewDesc("gidserver_disk_full", "1 while leases wait for disk space.", nil, nil)
 )
 
@@ -57,6 +61,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(descAnswers, c.zone.Denied.Load(), "denied")
 	counter(descAnswers, c.zone.Refused.Load(), "refused")
 	counter(descAnswers, c.zone.Limited.Load(), "limited")
+	counter(descRADIUS, c.radius.Accepted.Load(), "accepted")
+	counter(descRADIUS, c.radius.Rejected.Load(), "rejected")
+	counter(descRADIUS, c.radius.Failed.Load(), "failed")
+	counter(descRADIUS, c.radius.Unsigned.Load(), "unsigned")
+	counter(descRADIUS, c.radius.Overloaded.Load(), "overloaded")
 	ch <- prometheus.MustNewConstMetric(descSubscribers, prometheus.GaugeValue, float64(c.store.Subscribers()))
 	full := 0.0
 	if c.store.Full() {
@@ -65,9 +74,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(descFull, prometheus.GaugeValue, full)
 }
 
-func metricsHandler(stats *dhcpv6.Stats, store *pebblestore.Store, zone *gidzone.Stats) http.Handler {
+func metricsHandler(stats *dhcpv6.Stats, store *pebblestore.Store, zone *gidzone.Stats, asked *radius.Stats) http.Handler {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collector{stats, store, zone}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(collector{stats, store, zone, asked}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{}))
 	return mux

@@ -20,6 +20,7 @@ import (
 
 	"brightgid/dhcpv6"
 	"brightgid/eidauth"
+	"brightgid/eidauth/radius"
 	"brightgid/gidzone"
 	"brightgid/internal/logging"
 	"brightgid/lease"
@@ -87,6 +88,14 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, acceptClock bool) (e
 	var trusted []netip.Addr
 	for _, a := range s.Auth.TrustedRelays {
 		trusted = append(trusted, a.Addr)
+	}
+	if s.radius != nil {
+		s.radius.Log = log
+		src, err := radius.New(*s.radius)
+		if err != nil {
+			return err
+		}
+		s.sources = append(s.sources, src)
 	}
 	stats := new(dhcpv6.Stats)
 	alloc := lease.NewAllocator(store, s.keyring, s.Lease.Policy())
@@ -157,7 +166,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, acceptClock bool) (e
 		if err != nil {
 			return fmt.Errorf("metrics.listen: %w", err)
 		}
-		h := &http.Server{Handler: metricsHandler(stats, store, answers)}
+		h := &http.Server{Handler: metricsHandler(stats, store, answers, &s.radiusStats)}
 		start("metrics", func(ctx context.Context) error { return control.Serve(ctx, h, l, log) })
 	}
 	socket, err := control.Listen(s.controlPath())

@@ -54,10 +54,13 @@ the step before it does not stand on the ledger:
   everybody    ledger                    examine the public record of it all
   everybody    mail                      check the relays that a message came by
 
+An identity provider that wants no ISP to learn its subscribers' EIDs makes enrolment
+tokens, with enroll.
+
 The exit status tells what a step was refused for; see tracectl(1).`,
 		Version: version,
 	}
-	root.AddCommand(ceremonyCommand(), shareCommand(), identityCommand(), warrantCommand(), resolveCommand(), approveCommand(), recoverCommand(), verifyCommand(), ledgerCommand(), mailCommand())
+	root.AddCommand(ceremonyCommand(), shareCommand(), identityCommand(), warrantCommand(), resolveCommand(), approveCommand(), recoverCommand(), verifyCommand(), ledgerCommand(), mailCommand(), enrollCommand())
 	return root
 }
 

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,6 +32,8 @@ type Config struct {
 	Lease      Lease      `toml:"lease"`
 	Links      []Link     `toml:"link"`
 	Auth       Auth       `toml:"auth"`
+	RADIUS     RADIUS     `toml:"radius"`
+	Enrolment  Enrolment  `toml:"enrolment"`
 	Resolve    Resolve    `toml:"resolve"`
 	Ledger     Ledger     `toml:"ledger"`
 	LeaseQuery LeaseQuery `toml:"leasequery"`
@@ -81,6 +84,53 @@ type Auth struct {
 	TrustedRelays []Addr   `toml:"trusted-relays"`
 	RelayOptions  []string `toml:"relay-options"`
 	Table         string   `toml:"table"`
+}
+
+// Enrolment is whose enrolment tokens are taken.
+type Enrolment struct {
+	Issuers    string `toml:"issuers"`    // certificates
+	Enterprise uint32 `toml:"enterprise"` // number of the Vendor-specific Information option
+}
+
+// RADIUS is who is asked about clients.
+type RADIUS struct {
+	Servers        []RADIUSServer `toml:"servers"`
+	Secret         string         `toml:"secret"`       // a file; of servers by UDP
+	CA             string         `toml:"ca"`           // certificates; of servers by TLS
+	Identity       string         `toml:"tls-identity"` // path without .key and .pem
+	Names          []string       `toml:"names"`
+	Password       string         `toml:"password"` // a file
+	NASIdentifier  string         `toml:"nas-identifier"`
+	NASAddress     Addr           `toml:"nas-address"`
+	EID            []string       `toml:"eid"`
+	Timeout        Duration       `toml:"timeout"`
+	Tries          int            `toml:"tries"`
+	Remember       Duration       `toml:"remember"`
+	RememberReject Duration       `toml:"remember-reject"`
+}
+
+// RADIUSServer is a server, written [2001:db8::1]:1812, or tls:radius.example:2083.
+type RADIUSServer struct {
+	TLS     bool
+	Address string
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *RADIUSServer) UnmarshalText(text []byte) error {
+	s.Address, s.TLS = strings.CutPrefix(string(text), "tls:")
+	host, port, err := net.SplitHostPort(s.Address)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil || host == "" {
+		return fmt.Errorf("%q: want an address and a port, as in \"[2001:db8::1]:1812\" or \"tls:radius.example:2083\"", text)
+	}
+	return nil
+}
+
+// has reports whether there is a server by TLS, or one by UDP.
+func (r *RADIUS) has(tls bool) bool {
+	return slices.ContainsFunc(r.Servers, func(s RADIUSServer) bool { return s.TLS == tls })
 }
 
 // Resolve is the API for warrants.
@@ -201,7 +251,10 @@ func defaults() Config {
 			Preferred: Duration(time.Hour), Valid: Duration(2 * time.Hour), MaxAge: Duration(72 * time.Hour),
 			Retention: Duration(180 * 24 * time.Hour), DeclineHold: Duration(24 * time.Hour), PerSubscriber: 16,
 		},
-		Auth: Auth{RelayOptions: []string{"subscriber-id", "remote-id", "interface-id"}},
+		RADIUS: RADIUS{
+			Names: []string{"subscriber-id", "remote-id", "interface-id", "link-layer"}, EID: []string{"chargeable-user-identity", "user-name"},
+			Timeout: Duration(2 * time.Second), Tries: 2, Remember: Duration(time.Hour), RememberReject: Duration(time.Minute),
+		},
 		Zone: Zone{RateLimit: 100},
 		Log:  Log{Level: "info", Format: "text"},
 	}
@@ -216,12 +269,16 @@ func Parse(file string, text []byte) (*Config, error) {
 	}
 	v := &checker{file: file, lines: tomlfile.Lines(text)}
 	c.check(v)
+	if c.Auth.RelayOptions == nil && len(c.RADIUS.Servers) == 0 {
+		c.Auth.RelayOptions = []string{"subscriber-id", "remote-id", "interface-id"}
+	}
 	if len(v.errs) > 0 {
 		return nil, errors.Join(v.errs...)
 	}
 	dir := filepath.Dir(file)
 	for _, p := range []*string{&c.State, &c.Keys.Keyring, &c.Keys.Registry, &c.Keys.Escrow, &c.Auth.Table,
-		&c.Resolve.Identity, &c.Resolve.Authorities, &c.Resolve.Holders, &c.Ledger.Directory, &c.Ledger.Fabric, &c.LeaseQuery.Identity, &c.LeaseQuery.Filters, &c.Zone.Key} {
+		&c.Resolve.Identity, &c.Resolve.Authorities, &c.Resolve.Holders, &c.Ledger.Directory, &c.Ledger.Fabric, &c.LeaseQuery.Identity, &c.LeaseQuery.Filters, &c.Zone.Key,
+		&c.Enrolment.Issuers, &c.RADIUS.Secret, &c.RADIUS.CA, &c.RADIUS.Identity, &c.RADIUS.Password} {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
 		}
@@ -306,9 +363,13 @@ func (c *Config) check(v *checker) {
 			v.fail("auth.relay-options", "%w", err)
 		}
 	}
-	if len(c.Auth.TrustedRelays) == 0 && c.Auth.Table == "" {
-		v.fail("auth", "neither trusted-relays nor a table: no client could be authenticated")
+	if len(c.Auth.TrustedRelays) == 0 && c.Auth.Table == "" && len(c.RADIUS.Servers) == 0 && c.Enrolment.Issuers == "" {
+		v.fail("auth", "neither trusted-relays nor a table nor radius.servers nor enrolment.issuers: no client could be authenticated")
 	}
+	if c.Enrolment.Issuers != "" && c.Enrolment.Enterprise == 0 {
+		v.fail("enrolment.enterprise", "want the enterprise number (IANA's) under which clients send tokens")
+	}
+	c.checkRADIUS(v)
 	if c.Resolve.Listen != "" {
 		v.listen("resolve.listen", c.Resolve.Listen)
 		for key, path := range map[string]string{"resolve.identity": c.Resolve.Identity, "resolve.authorities": c.Resolve.Authorities, "resolve.holders": c.Resolve.Holders} {
@@ -342,6 +403,31 @@ func (c *Config) check(v *checker) {
 	}
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		v.fail("log.format", "%q: want text or json", c.Log.Format)
+	}
+}
+
+func (c *Config) checkRADIUS(v *checker) {
+	r := &c.RADIUS
+	if len(r.Servers) == 0 {
+		return
+	}
+	if len(c.Auth.RelayOptions) > 0 {
+		v.fail("auth.relay-options", "with radius.servers nobody else says who a relay's clients are; want [], and radius.names for what they are called by")
+	}
+	if r.has(false) && r.Secret == "" {
+		v.fail("radius.secret", "want the path of a file with the secret")
+	}
+	if r.has(true) && r.CA == "" {
+		v.fail("radius.ca", "want the path of a file with the certificates of those who issue servers'")
+	}
+	if len(r.Names) == 0 {
+		v.fail("radius.names", "want what clients are called by")
+	}
+	v.between("radius.timeout", r.Timeout, Duration(time.Second), Duration(30*time.Second))
+	v.between("radius.remember", r.Remember, Duration(10*time.Second), Duration(7*24*time.Hour))
+	v.between("radius.remember-reject", r.RememberReject, Duration(time.Second), Duration(time.Hour))
+	if r.Tries < 1 || r.Tries > 10 {
+		v.fail("radius.tries", "%d: want 1 to 10", r.Tries)
 	}
 }
 

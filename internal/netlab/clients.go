@@ -59,14 +59,15 @@ var Clients = map[string]string{
 	"dibbler-client": "dibbler-client",
 }
 
-// NewClient returns a client by the name of its program. Each has its files in a
-// directory of its own.
-func (n *Namespace) NewClient(program, iface string) (Client, error) {
+// NewClient returns a client by the name of its program, with lines for its
+// configuration, which are dibbler's for the interface. Each has its files in a directory
+// of its own.
+func (n *Namespace) NewClient(program, iface string, config ...string) (Client, error) {
 	dir, err := os.MkdirTemp(n.lab.Dir, program)
 	if err != nil {
 		return nil, err
 	}
-	b := base{ns: n, iface: iface, dir: dir}
+	b := base{ns: n, iface: iface, dir: dir, config: strings.Join(append(config, ""), "\n")}
 	switch program {
 	case "dhclient":
 		return &dhclient{b}, nil
@@ -81,6 +82,7 @@ func (n *Namespace) NewClient(program, iface string) (Client, error) {
 type base struct {
 	ns         *Namespace
 	iface, dir string
+	config     string
 	proc       *Process
 	end        *Process
 }
@@ -115,11 +117,14 @@ func (b *base) start(mounts []string, program string, args ...string) (*Process,
 type dhclient struct{ base }
 
 func (c *dhclient) args(more ...string) []string {
-	return append([]string{"-6", "-v", "-d", "-D", "LL", "-cf", "/dev/null",
+	return append([]string{"-6", "-v", "-d", "-D", "LL", "-cf", filepath.Join(c.dir, "conf"),
 		"-lf", filepath.Join(c.dir, "leases"), "-pf", filepath.Join(c.dir, "pid")}, more...)
 }
 
 func (c *dhclient) Start() (err error) {
+	if err := os.WriteFile(filepath.Join(c.dir, "conf"), []byte(c.config), 0o600); err != nil {
+		return err
+	}
 	c.proc, err = c.start(nil, "dhclient", c.args("-1", c.iface)...)
 	return err
 }
@@ -147,7 +152,7 @@ ia_na 1
 
 func (c *dhcpcd) Start() error {
 	conf := filepath.Join(c.dir, "dhcpcd.conf")
-	if err := os.WriteFile(conf, []byte(dhcpcdConf), 0o644); err != nil {
+	if err := os.WriteFile(conf, []byte(dhcpcdConf+c.config), 0o644); err != nil {
 		return err
 	}
 	var err error
@@ -171,7 +176,7 @@ func (c *dhcpcd) Release() (err error) {
 type dibbler struct{ base }
 
 func (c *dibbler) Start() error {
-	conf := fmt.Sprintf("log-level 7\nlog-mode short\nduid-type duid-ll\niface %q {\n  ia\n}\n", c.iface)
+	conf := fmt.Sprintf("log-level 7\nlog-mode short\nduid-type duid-ll\niface %q {\n  ia\n%s}\n", c.iface, c.config)
 	if err := os.MkdirAll(filepath.Join(c.dir, "etc"), 0o755); err != nil {
 		return err
 	}

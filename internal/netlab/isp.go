@@ -200,6 +200,19 @@ func (i *ISP) configure(o ISPOptions) error {
 	return err
 }
 
+// Configure puts lines into a section of the server's configuration.
+func (i *ISP) Configure(section, lines string) error {
+	b, err := os.ReadFile(i.Config())
+	if err != nil {
+		return err
+	}
+	head := "[" + section + "]\n"
+	if !strings.Contains(string(b), head) {
+		return fmt.Errorf("gidserver's configuration has no section %q", section)
+	}
+	return os.WriteFile(i.Config(), []byte(strings.Replace(string(b), head, head+lines, 1)), 0o644)
+}
+
 // Path returns a path below the ISP's directory.
 func (i *ISP) Path(elem ...string) string { return filepath.Join(append([]string{i.Dir}, elem...)...) }
 

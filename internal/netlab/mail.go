@@ -22,13 +22,8 @@ func (i *ISP) Zone() error {
 	if _, err := i.Run("gidserver", "zone", "key", "--out", i.Path("etc", "zone.key")); err != nil {
 		return err
 	}
-	b, err := os.ReadFile(i.Config())
-	if err != nil {
-		return err
-	}
-	text := strings.Replace(string(b), "[zone]\n", "[zone]\nlisten = \"["+ServerAddr+"]:53\"\nprefixes = [\"2001:db8:1::/48\"]\nns = [\"ns1.isp.example\"]\n"+
-		"mailbox = \"hostmaster.isp.example\"\nnames = \"gid.isp.example\"\nkey = \"zone.key\"\n", 1)
-	if err := os.WriteFile(i.Config(), []byte(text), 0o644); err != nil {
+	if err := i.Configure("zone", "listen = \"["+ServerAddr+"]:53\"\nprefixes = [\"2001:db8:1::/48\"]\nns = [\"ns1.isp.example\"]\n"+
+		"mailbox = \"hostmaster.isp.example\"\nnames = \"gid.isp.example\"\nkey = \"zone.key\"\n"); err != nil {
 		return err
 	}
 	if i.Host.Do("ip", "link", "show", "eth2") == nil {

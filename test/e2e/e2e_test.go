@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 
 func runMain(m *testing.M) int {
 	missing := []string{}
-	for _, p := range []string{"ip", "unshare", "dhclient", "dhcpcd", "dibbler-client", "dhcrelay", "dnsmasq", "softhsm2-util", "dig", "drill", "unbound", "postfix", "swaks", "opendkim", "opendkim-genkey", "miltertest"} {
+	for _, p := range []string{"ip", "unshare", "dhclient", "dhcpcd", "dibbler-client", "dhcrelay", "dnsmasq", "softhsm2-util", "dig", "drill", "unbound", "postfix", "swaks", "opendkim", "opendkim-genkey", "miltertest", "freeradius", "radsecproxy", "openssl"} {
 		if _, err := exec.LookPath(p); err != nil {
 			missing = append(missing, p)
 		}
@@ -198,7 +198,7 @@ func (w *world) lease(addr netip.Addr, want func(netlab.Lease) bool) netlab.Leas
 func active(l netlab.Lease) bool { return l.State == "active" }
 
 func TestRealClientsLeaseRenewAndRelease(t *testing.T) {
-	for _, way := range []string{"direct", "dhcrelay", "dnsmasq", "softhsm2-util", "dig", "drill", "unbound", "postfix", "swaks", "opendkim", "opendkim-genkey", "miltertest"} {
+	for _, way := range []string{"direct", "dhcrelay", "dnsmasq"} {
 		for program := range netlab.Clients {
 			t.Run(program+"/"+way, func(t *testing.T) {
 				t.Parallel()
