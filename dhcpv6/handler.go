@@ -40,9 +40,18 @@ type Link struct {
 	// identity association.
 	Prefixes []idcodec.Prefix
 
+	// Options go before those of all links.
+	Options []Option
+
 	// RelayLinks are link-addresses of relays that stand for the link besides
 	// those within its prefixes.
 	RelayLinks []netip.Addr
+}
+
+// Option is an option that clients get who ask for it (RFC 9915 §21.7).
+type Option struct {
+	Code uint16
+	Data []byte
 }
 
 // Config is what a Handler is told. It does not change.
@@ -53,6 +62,7 @@ type Config struct {
 	Links       []Link
 	DNS         []netip.Addr // RFC 3646, sent when asked for
 	Search      []string     // RFC 3646, absolute domain names
+	Options     []Option     // others, of all links
 
 	// T1 and T2 are when a client renews and rebinds; zero means 0.5 and 0.8
 	// of the preferred lifetime (RFC 9915 §21.4).
@@ -93,13 +103,13 @@ type Packet struct {
 
 // Handler answers DHCPv6 messages. It is not safe for concurrent use.
 type Handler struct {
-	cfg    Config
-	search []byte // the encoded search list
-	auth   Authenticator
-	reg    Registrar
-	leases Leases
-	stats  *Stats
-	log    *slog.Logger
+	cfg     Config
+	options map[*Link][]Option // of each link, with those of all
+	auth    Authenticator
+	reg     Registrar
+	leases  Leases
+	stats   *Stats
+	log     *slog.Logger
 
 	queries  leaseQuery
 	queriers []netip.Addr
@@ -133,12 +143,8 @@ func NewHandler(cfg Config, auth Authenticator, reg Registrar, leases Leases, st
 			seen[p] = l.Name
 		}
 	}
-	h := &Handler{cfg: cfg, auth: auth, reg: reg, leases: leases, stats: stats, log: log}
-	var err error
-	if h.search, err = encodeDomains(cfg.Search); err != nil {
-		return nil, err
-	}
-	return h, nil
+	h := &Handler{cfg: cfg, auth: auth, reg: reg, leases: leases, stats: stats, log: log, options: make(map[*Link][]Option)}
+	return h, h.gatherOptions()
 }
 
 // AnswerLeaseQueries has the handler answer LEASEQUERY messages by UDP (RFC 5007)
@@ -480,18 +486,44 @@ func noPrefixes(x *exchange, status iana.StatusCode, text string) {
 	}
 }
 
+// gatherOptions puts together what each link's clients get.
+func (h *Handler) gatherOptions() error {
+	var all []Option
+	if len(h.cfg.DNS) > 0 {
+		o := Option{Code: uint16(dhcp6.OptionDNSRecursiveNameServer)}
+		for _, a := range h.cfg.DNS {
+			o.Data = append(o.Data, a.AsSlice()...)
+		}
+		all = append(all, o)
+	}
+	search, err := encodeDomains(h.cfg.Search)
+	if err != nil {
+		return err
+	}
+	if len(search) > 0 {
+		all = append(all, Option{uint16(dhcp6.OptionDomainSearchList), search})
+	}
+	all = append(all, h.cfg.Options...)
+	for i := range h.cfg.Links {
+		l := &h.cfg.Links[i]
+		own := slices.Clone(l.Options)
+		for _, o := range all {
+			if !slices.ContainsFunc(own, func(x Option) bool { return x.Code == o.Code }) {
+				own = append(own, o)
+			}
+		}
+		slices.SortFunc(own, func(a, b Option) int { return int(a.Code) - int(b.Code) })
+		h.options[l] = own
+	}
+	return nil
+}
+
 // settings writes what the client asked for in its Option Request option.
 func (h *Handler) settings(x *exchange) {
-	if len(h.cfg.DNS) > 0 && x.msg.requests(dhcp6.OptionDNSRecursiveNameServer) {
-		start := x.reply.open(dhcp6.OptionDNSRecursiveNameServer)
-		for _, a := range h.cfg.DNS {
-			raw := a.As16()
-			x.reply.b = append(x.reply.b, raw[:]...)
+	for _, o := range h.options[x.link] {
+		if x.msg.requests(dhcp6.OptionCode(o.Code)) {
+			x.reply.option(dhcp6.OptionCode(o.Code), o.Data)
 		}
-		x.reply.close(start)
-	}
-	if len(h.search) > 0 && x.msg.requests(dhcp6.OptionDomainSearchList) {
-		x.reply.option(dhcp6.OptionDomainSearchList, h.search)
 	}
 }
 

@@ -957,3 +957,26 @@ func BenchmarkHandle(b *testing.B) {
 		})
 	}
 }
+
+// A link's own options go before those of all; who does not ask gets none.
+func TestOptionsOfLinks(t *testing.T) {
+	l := newLab(t, func(c *Config) {
+		c.Options = []Option{{31, bytes.Repeat([]byte{1}, 16)}, {103, []byte("https://all.example/")}}
+		c.Links[0].Options = []Option{{103, []byte("https://lan.example/")}, {4242, []byte{7}}}
+	})
+	ask := func(codes ...dhcp6.OptionCode) map[dhcp6.OptionCode]string {
+		got := make(map[dhcp6.OptionCode]string)
+		for _, o := range l.ask(msg(dhcp6.MessageTypeInformationRequest, 1, dhcp6.OptRequestedOption(codes...))).Options.Options {
+			if o.Code() != dhcp6.OptionClientID && o.Code() != dhcp6.OptionServerID {
+				got[o.Code()] = string(o.ToBytes())
+			}
+		}
+		return got
+	}
+	if got := ask(31, 103, 4242, 4243); len(got) != 3 || got[31] != strings.Repeat("\x01", 16) || got[103] != "https://lan.example/" || got[4242] != "\x07" {
+		t.Errorf("%q", got)
+	}
+	if got := ask(4243); len(got) != 0 {
+		t.Errorf("%q", got)
+	}
+}

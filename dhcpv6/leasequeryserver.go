@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	dhcp6 "github.com/insomniacslk/dhcp/dhcpv6"
@@ -37,7 +38,7 @@ const keepAlive = 20 * time.Second
 // TCP. It speaks TLS 1.3 only, begun by a STARTTLS message, and only with those
 // whose certificates it is given: bindings tell who was where.
 type LeaseQueryServer struct {
-	query leaseQuery
+	query atomic.Pointer[leaseQuery]
 	feed  *Feed
 	tls   *tls.Config
 	now   func() time.Time
@@ -46,10 +47,16 @@ type LeaseQueryServer struct {
 
 // NewLeaseQueryServer returns a server for the leases of a handler's links.
 func NewLeaseQueryServer(cfg Config, leases LeaseSource, feed *Feed, tlsConfig *tls.Config, now func() time.Time, log *slog.Logger) *LeaseQueryServer {
-	return &LeaseQueryServer{
-		query: leaseQuery{serverID: cfg.ServerID, links: cfg.Links, leases: leases},
-		feed:  feed, tls: tlsConfig, now: now, log: log,
-	}
+	s := &LeaseQueryServer{feed: feed, tls: tlsConfig, now: now, log: log}
+	s.query.Store(&leaseQuery{serverID: cfg.ServerID, links: cfg.Links, leases: leases})
+	return s
+}
+
+// Relink has the server answer for other links from the next query on.
+func (s *LeaseQueryServer) Relink(links []Link) {
+	q := *s.query.Load()
+	q.links = links
+	s.query.Store(&q)
 }
 
 // Serve answers queriers until the context ends.
@@ -135,10 +142,10 @@ func (s *LeaseQueryServer) startTLS(ctx context.Context, plain net.Conn) (*tls.C
 		return nil, err
 	}
 	if q.typ != messageStartTLS {
-		_, err := plain.Write(s.query.reply(nil, &q, s.now(), statusNotAllowed, "begin with STARTTLS"))
+		_, err := plain.Write(s.query.Load().reply(nil, &q, s.now(), statusNotAllowed, "begin with STARTTLS"))
 		return nil, errors.Join(errors.New("it did not begin with STARTTLS"), err)
 	}
-	w := s.query.message(nil, messageStartTLS, q.xid)
+	w := s.query.Load().message(nil, messageStartTLS, q.xid)
 	if _, err := plain.Write(finish(&w, 0)); err != nil {
 		return nil, err
 	}
@@ -181,26 +188,26 @@ func (w *deadlineWriter) Write(b []byte) (int, error) {
 
 // bulk answers a LEASEQUERY (RFC 5460 §6): a reply, the bindings, and the end.
 func (s *LeaseQueryServer) bulk(out *bufio.Writer, q *query) error {
-	if status, text := s.query.check(q); status != iana.StatusSuccess {
-		if _, err := out.Write(s.query.reply(nil, q, s.now(), status, text)); err != nil {
+	if status, text := s.query.Load().check(q); status != iana.StatusSuccess {
+		if _, err := out.Write(s.query.Load().reply(nil, q, s.now(), status, text)); err != nil {
 			return err
 		}
 		return out.Flush()
 	}
-	if _, err := out.Write(s.query.reply(nil, q, s.now(), iana.StatusSuccess, "")); err != nil {
+	if _, err := out.Write(s.query.Load().reply(nil, q, s.now(), iana.StatusSuccess, "")); err != nil {
 		return err
 	}
 	now := s.now()
 	var b []byte
-	err := s.query.each(q, now, func(x *lease.Lease) error {
-		b = s.query.data(b[:0], q.xid, x, false, now)
+	err := s.query.Load().each(q, now, func(x *lease.Lease) error {
+		b = s.query.Load().data(b[:0], q.xid, x, false, now)
 		_, err := out.Write(b)
 		return err
 	})
-	end := s.query.done(nil, q.xid, iana.StatusSuccess, "")
+	end := s.query.Load().done(nil, q.xid, iana.StatusSuccess, "")
 	if err != nil {
 		s.log.Error("a leasequery could not be answered whole", "error", err)
-		end = s.query.done(nil, q.xid, statusQueryTerminated, "the leases could not be read")
+		end = s.query.Load().done(nil, q.xid, statusQueryTerminated, "the leases could not be read")
 	}
 	if _, err := out.Write(end); err != nil {
 		return err
@@ -212,13 +219,13 @@ func (s *LeaseQueryServer) bulk(out *bufio.Writer, q *query) error {
 // the connection ends. Changes before it are not kept apart from the leases; a
 // follower that asks for them hears that data are missing and makes a bulk query.
 func (s *LeaseQueryServer) active(ctx context.Context, conn *tls.Conn, in io.Reader, out *bufio.Writer, q *query) error {
-	status, text := s.query.check(q)
+	status, text := s.query.Load().check(q)
 	if status == iana.StatusSuccess && q.since {
 		status, text = statusDataMissing, "changes of the past are not kept; make a bulk query"
 	}
 	w := s.feed.follow()
 	defer s.feed.unfollow(w)
-	if _, err := out.Write(s.query.reply(nil, q, s.now(), status, text)); err != nil {
+	if _, err := out.Write(s.query.Load().reply(nil, q, s.now(), status, text)); err != nil {
 		return err
 	}
 	if err := out.Flush(); err != nil {
@@ -246,15 +253,15 @@ func (s *LeaseQueryServer) active(ctx context.Context, conn *tls.Conn, in io.Rea
 		b = b[:0]
 		select {
 		case <-ctx.Done():
-			b = s.query.done(b, q.xid, statusQueryTerminated, "the server stops")
+			b = s.query.Load().done(b, q.xid, statusQueryTerminated, "the server stops")
 		case err := <-gone:
 			return err
 		case <-w.behind:
-			b = s.query.done(b, q.xid, statusQueryTerminated, "too many changes wait; begin anew")
+			b = s.query.Load().done(b, q.xid, statusQueryTerminated, "too many changes wait; begin anew")
 		case x := <-w.changes:
-			b = s.query.data(b, q.xid, &x, true, s.now())
+			b = s.query.Load().data(b, q.xid, &x, true, s.now())
 		case <-idle.C:
-			b = s.query.data(b, q.xid, nil, true, s.now())
+			b = s.query.Load().data(b, q.xid, nil, true, s.now())
 		}
 		if _, err := out.Write(b); err != nil {
 			return err

@@ -75,7 +75,8 @@ type Server struct {
 	feed    *Feed
 	changes []lease.Lease // of the batch that is handled
 
-	park chan *parked // to those that wait
+	park    chan *parked // to those that wait
+	joining sync.Mutex
 
 	mu     sync.Mutex // held while packets are handled
 	ifaces struct {
@@ -112,8 +113,14 @@ func Listen(handler *Handler, barrier func() lease.Barrier, feed *Feed, now func
 // join joins the groups on interfaces that are new, or that came back under
 // another index.
 func (s *Server) join() error {
+	s.mu.Lock()
+	links := s.handler.cfg.Links
+	s.mu.Unlock()
+	s.joining.Lock()
+	defer s.joining.Unlock()
+	s.leave(links)
 	var failed error
-	for _, l := range s.handler.cfg.Links {
+	for _, l := range links {
 		if l.Interface == "" {
 			continue
 		}
@@ -137,6 +144,32 @@ func (s *Server) join() error {
 		s.ifaces.Unlock()
 	}
 	return failed
+}
+
+// leave leaves the groups on interfaces that no link has any more.
+func (s *Server) leave(links []Link) {
+	for name, index := range s.ifaces.joined {
+		if slices.ContainsFunc(links, func(l Link) bool { return l.Interface == name }) {
+			continue
+		}
+		for _, group := range []net.IP{allRelaysAndServers, allServers} {
+			// The interface may be gone, and then so is the membership.
+			_ = s.pc.LeaveGroup(&net.Interface{Index: index, Name: name}, &net.UDPAddr{IP: group})
+		}
+		s.ifaces.Lock()
+		delete(s.ifaces.byIndex, index)
+		delete(s.ifaces.joined, name)
+		s.ifaces.Unlock()
+	}
+}
+
+// Replace has another handler answer from the next packet on. Packets wait meanwhile in
+// the socket. An interface that cannot be served is an error, and the handler in place.
+func (s *Server) Replace(h *Handler) error {
+	s.mu.Lock()
+	s.handler = h
+	s.mu.Unlock()
+	return s.join()
 }
 
 // Do runs f while no packet is handled, for work on what the handler uses.

@@ -84,6 +84,10 @@ func NewAllocator(store Store, keys Keys, policy Policy) *Allocator {
 	return &Allocator{store: store, keys: keys, policy: policy}
 }
 
+// SetPolicy has another policy hold from now on; leases are as they are until they are
+// renewed.
+func (a *Allocator) SetPolicy(p Policy) { a.policy = p }
+
 // Observe has f called with every lease that changes, before it is durable. What
 // the lease points to is f's only during the call.
 func (a *Allocator) Observe(f func(Lease)) { a.observe = f }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"brightgid/lease"
-	"brightgid/lease/pebblestore"
 	"brightgid/trace"
 )
 
@@ -22,8 +21,20 @@ import (
 
 func (s *setup) controlPath() string { return filepath.Join(s.State, "control.sock") }
 
-func controlHandler(store *pebblestore.Store, resolver *trace.Resolver) http.Handler {
+func controlHandler(run *running, resolver *trace.Resolver) http.Handler {
 	mux := http.NewServeMux()
+	store := run.store
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(run.status()) // who asked may be gone
+	})
+	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, _ *http.Request) {
+		if err := run.reload(); err != nil {
+			http.Error(w, err.Error(), http.StatusConflict)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
 	mux.HandleFunc("GET /leases", func(w http.ResponseWriter, r *http.Request) {
 		out := bufio.NewWriter(w)
 		enc := json.NewEncoder(out)

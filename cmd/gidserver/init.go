@@ -224,6 +224,13 @@ duid = {{printf "%q" .DUID}}
 # search = ["isp.example"]
 # information-refresh = "1d"
 
+[options]
+# What clients get that ask for it, by name or as option-N = "hex:…"; a [[link]] may have
+# its own, as options = { … }.
+# ntp-servers = ["2001:db8::123", "ntp.isp.example"]
+# captive-portal = "https://portal.isp.example/"
+# encrypted-dns = { name = "dns.isp.example", addresses = ["2001:db8::53"], alpn = ["dot"] }
+
 [lease]
 # preferred = "1h"             # lifetimes of a lease
 # valid = "2h"

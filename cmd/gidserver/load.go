@@ -34,7 +34,6 @@ type setup struct {
 	escrow      *idcodec.EscrowKey
 	sources     []eidauth.Source
 	radius      *radius.Config // nil without RADIUS
-	radiusStats radius.Stats
 	tableSize   int
 	plainEIDs   int // table rows whose EID is not sealed
 
@@ -191,7 +190,7 @@ func (s *setup) loadRADIUS() error {
 	r := &s.RADIUS
 	c := &radius.Config{
 		Timeout: dur(r.Timeout), Tries: r.Tries, Names: r.Names, NASIdentifier: r.NASIdentifier, NASAddress: r.NASAddress.Addr, Identity: r.EID,
-		Remember: dur(r.Remember), RememberReject: dur(r.RememberReject), Now: time.Now, Log: slog.New(slog.DiscardHandler), Stats: &s.radiusStats,
+		Remember: dur(r.Remember), RememberReject: dur(r.RememberReject), Now: time.Now, Log: slog.New(slog.DiscardHandler), Stats: new(radius.Stats),
 	}
 	line := func(path string) ([]byte, error) {
 		if path == "" {
@@ -258,17 +257,30 @@ func (s *setup) loadLeaseQuery() (err error) {
 	return err
 }
 
+// options returns options as the handler takes them; the configuration has checked them.
+func options(o config.Options) (out []dhcpv6.Option) {
+	all, err := o.Encode()
+	if err != nil {
+		panic(err)
+	}
+	for _, x := range all {
+		out = append(out, dhcpv6.Option{Code: x.Code, Data: x.Data})
+	}
+	return out
+}
+
 // handlerConfig is the part of the configuration that the DHCPv6 handler needs.
 func (s *setup) handlerConfig() dhcpv6.Config {
 	c := dhcpv6.Config{
 		ServerID: s.DHCPv6.DUID, Preference: s.DHCPv6.Preference, RapidCommit: s.DHCPv6.RapidCommit,
 		Search: s.DHCPv6.Search, T1: dur(s.DHCPv6.T1), T2: dur(s.DHCPv6.T2), InfoRefresh: dur(s.DHCPv6.InformationRefresh),
 	}
+	c.Options = options(s.Options)
 	for _, a := range s.DHCPv6.DNS {
 		c.DNS = append(c.DNS, a.Addr)
 	}
 	for _, l := range s.Links {
-		link := dhcpv6.Link{Name: l.Name, Interface: l.Interface}
+		link := dhcpv6.Link{Name: l.Name, Interface: l.Interface, Options: options(l.Options)}
 		for _, p := range l.Prefixes {
 			link.Prefixes = append(link.Prefixes, p.Prefix)
 		}

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -19,7 +18,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"brightgid/dhcpv6"
-	"brightgid/eidauth"
 	"brightgid/eidauth/radius"
 	"brightgid/gidzone"
 	"brightgid/internal/logging"
@@ -39,7 +37,9 @@ func serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Run the DHCPv6 server",
 		Long: `Run the DHCPv6 server in the foreground until SIGTERM or SIGINT. It logs to
-standard error and says "serving" when it is ready.`,
+standard error and says "serving" when it is ready.
+
+SIGHUP, or gidserver reload, has it read the configuration again.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := load(*file)
@@ -50,11 +50,13 @@ standard error and says "serving" when it is ready.`,
 			if err != nil {
 				return err
 			}
-			log, err := logging.New(c.ErrOrStderr(), s.Log.Format, level)
+			var leveler slog.LevelVar
+			leveler.Set(level)
+			log, err := logging.New(c.ErrOrStderr(), s.Log.Format, &leveler)
 			if err != nil {
 				return err
 			}
-			return serve(c.Context(), s, log, acceptClock)
+			return serve(c.Context(), s, log, &leveler, acceptClock)
 		},
 	}
 	file = configFlag(c)
@@ -65,7 +67,7 @@ standard error and says "serving" when it is ready.`,
 // databaseDir is where the lease database is.
 func (s *setup) databaseDir() string { return filepath.Join(s.State, "leases") }
 
-func serve(ctx context.Context, s *setup, log *slog.Logger, acceptClock bool) (err error) {
+func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar, acceptClock bool) (err error) {
 	keys := &upkeep{s.keyring, s.Keys.Keyring, dur(s.Lease.Retention), log}
 	if err := keys.checkClock(time.Now(), acceptClock); err != nil {
 		return err
@@ -85,35 +87,20 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, acceptClock bool) (e
 		log.Warn("the static table holds EIDs in the clear; seal them with gidserver seal-table", "file", s.Auth.Table, "rows", s.plainEIDs)
 	}
 
-	var trusted []netip.Addr
-	for _, a := range s.Auth.TrustedRelays {
-		trusted = append(trusted, a.Addr)
-	}
-	if s.radius != nil {
-		s.radius.Log = log
-		src, err := radius.New(*s.radius)
-		if err != nil {
-			return err
-		}
-		s.sources = append(s.sources, src)
-	}
-	stats := new(dhcpv6.Stats)
-	alloc := lease.NewAllocator(store, s.keyring, s.Lease.Policy())
-	registrar := lease.NewRegistrar(store, s.registryKey, s.escrow, s.Realm, rand.Reader)
-	handler, err := dhcpv6.NewHandler(s.handlerConfig(), eidauth.NewChain(trusted, s.sources...), registrar, alloc, stats, log)
+	run := &running{setup: s, log: log, level: level, store: store, began: time.Now(), stats: new(dhcpv6.Stats), radius: new(radius.Stats)}
+	run.alloc = lease.NewAllocator(store, s.keyring, s.Lease.Policy())
+	run.registrar = lease.NewRegistrar(store, s.registryKey, s.escrow, s.Realm, rand.Reader)
+	alloc := run.alloc
+	handler, err := run.handler(s)
 	if err != nil {
 		return err
 	}
-	var queriers []netip.Addr
-	for _, a := range s.LeaseQuery.Queriers {
-		queriers = append(queriers, a.Addr)
-	}
-	handler.AnswerLeaseQueries(store, queriers)
 	feed := dhcpv6.NewFeed()
 	server, err := dhcpv6.Listen(handler, store.Barrier, feed, time.Now)
 	if err != nil {
 		return err
 	}
+	run.server = server
 	alloc.Observe(server.Changed)
 	if s.zones != nil {
 		if err := s.fillZone(store, time.Now()); err != nil {
@@ -153,6 +140,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, acceptClock bool) (e
 			return fmt.Errorf("leasequery.listen: %w", err)
 		}
 		q := dhcpv6.NewLeaseQueryServer(s.handlerConfig(), store, feed, trace.ServerTLS(s.leasequery, s.filters), time.Now, log)
+		run.queries = q
 		start("leasequery", func(ctx context.Context) error { return q.Serve(ctx, l) })
 		log.Info("answering filters", "address", l.Addr())
 	}
@@ -166,17 +154,18 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, acceptClock bool) (e
 		if err != nil {
 			return fmt.Errorf("metrics.listen: %w", err)
 		}
-		h := &http.Server{Handler: metricsHandler(stats, store, answers, &s.radiusStats)}
+		h := &http.Server{Handler: metricsHandler(run.stats, store, answers, run.radius)}
 		start("metrics", func(ctx context.Context) error { return control.Serve(ctx, h, l, log) })
 	}
 	socket, err := control.Listen(s.controlPath())
 	if err != nil {
 		return err
 	}
-	ctl := &http.Server{Handler: controlHandler(store, resolver)}
+	ctl := &http.Server{Handler: controlHandler(run, resolver)}
 	start("control socket", func(ctx context.Context) error { return control.Serve(ctx, ctl, socket, log) })
 	start("upkeep", func(ctx context.Context) error { return maintain(ctx, keys, store, alloc, server, log) })
 	start("DHCPv6", server.Serve)
+	start("reload", run.reloadOnHangup)
 
 	log.Info("serving", "version", version, "realm", s.Realm, "links", len(s.Links), "subscribers", store.Subscribers())
 	<-ctx.Done()

@@ -29,6 +29,7 @@ type Config struct {
 	State      string     `toml:"state"`
 	Keys       Keys       `toml:"keys"`
 	DHCPv6     DHCPv6     `toml:"dhcpv6"`
+	Options    Options    `toml:"options"`
 	Lease      Lease      `toml:"lease"`
 	Links      []Link     `toml:"link"`
 	Auth       Auth       `toml:"auth"`
@@ -77,6 +78,7 @@ type Link struct {
 	Interface  string   `toml:"interface"`
 	Prefixes   []Prefix `toml:"prefixes"`
 	RelayLinks []Addr   `toml:"relay-links"`
+	Options    Options  `toml:"options"` // before those of all links
 }
 
 // Auth is how clients are authenticated.
@@ -357,6 +359,14 @@ func (c *Config) check(v *checker) {
 	if t1, t2 := c.DHCPv6.T1, c.DHCPv6.T2; t1 > 0 && t2 > 0 && t1 > t2 {
 		v.fail("dhcpv6.t1", "%s is later than dhcpv6.t2, %s (RFC 9915 §21.4)", time.Duration(t1), time.Duration(t2))
 	}
+	if _, err := c.Options.Encode(); err != nil {
+		v.fail("options", "%w", err)
+	}
+	for name, set := range map[string]bool{"dns-servers": len(c.DHCPv6.DNS) > 0, "domain-search": len(c.DHCPv6.Search) > 0} {
+		if _, twice := c.Options[name]; twice && set {
+			v.fail("options", "%s: it stands in [dhcpv6] as well", name)
+		}
+	}
 	c.checkLinks(v)
 	for _, o := range c.Auth.RelayOptions {
 		if _, err := eidauth.NewRelaySource(eidauth.RelayOption(o)); err != nil {
@@ -449,6 +459,9 @@ func (c *Config) checkLinks(v *checker) {
 		interfaces[l.Interface] = l.Name
 		if n := len(l.Prefixes); n < 1 || n > lease.MaxPrefixes {
 			v.fail(key("prefixes"), "%d prefixes: want 1 to %d", n, lease.MaxPrefixes)
+		}
+		if _, err := l.Options.Encode(); err != nil {
+			v.fail(key("options"), "%w", err)
 		}
 		for _, p := range l.Prefixes {
 			if other, ok := prefixes[p.Prefix]; ok {

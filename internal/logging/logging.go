@@ -13,7 +13,7 @@ import (
 // New returns a logger for a format, "text" or "json". What strangers can cause
 // is bounded: of each warning or error text, at most [PerMinute] lines a minute
 // are written.
-func New(w io.Writer, format string, level slog.Level) (*slog.Logger, error) {
+func New(w io.Writer, format string, level slog.Leveler) (*slog.Logger, error) {
 	o := &slog.HandlerOptions{Level: level}
 	switch format {
 	case "text":

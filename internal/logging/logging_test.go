@@ -37,7 +37,7 @@ func TestAFloodOfOneTextIsBoundedAndCounted(t *testing.T) {
 }
 
 func TestUnknownFormat(t *testing.T) {
-	if _, err := New(nil, "xml", 0); err == nil {
+	if _, err := New(nil, "xml", slog.LevelInfo); err == nil {
 		t.Error("xml was accepted")
 	}
 }

@@ -77,35 +77,6 @@ type Relay struct {
 	c     Config
 	mu    sync.Mutex
 	clock uint64
-	told  map[string]*told // what was logged of late
-}
-
-// told is when something was logged last, and how often it was not since.
-type told struct {
-	at      time.Time
-	skipped int
-}
-
-// log logs what a client or a fault makes happen with each message, once a second.
-func (r *Relay) log(level slog.Level, what string, args ...any) {
-	now := r.c.Now()
-	r.mu.Lock()
-	t := r.told[what]
-	if t == nil {
-		t = &told{}
-		r.told[what] = t
-	}
-	if now.Sub(t.at) < time.Second {
-		t.skipped++
-		r.mu.Unlock()
-		return
-	}
-	if t.skipped > 0 {
-		args = append(args, "not_logged", t.skipped)
-	}
-	t.at, t.skipped = now, 0
-	r.mu.Unlock()
-	r.c.Log.Log(context.Background(), level, what, args...)
 }
 
 // New returns a relay's milter.
@@ -123,7 +94,7 @@ func New(c Config) (*Relay, error) {
 			return nil, fmt.Errorf("%s: %q: want one of %s", x.key, x.value, strings.Join(x.of, ", "))
 		}
 	}
-	return &Relay{c: c, told: make(map[string]*told)}, nil
+	return &Relay{c: c}, nil
 }
 
 // SetLog has what the library warns of go to a log, for all relays of the process.
@@ -400,7 +371,7 @@ func (r *Relay) chain(m *message) *mail.Chain {
 	}
 	if err != nil {
 		r.c.Stats.Forged.Add(1)
-		r.log(slog.LevelInfo, "a chain that does not hold was removed", "reason", err)
+		r.c.Log.Warn("a chain that does not hold was removed", "reason", err)
 		return nil
 	}
 	r.seen(c.Hops[len(c.Hops)-1].Clock)
@@ -416,7 +387,7 @@ func (r *Relay) check(client netip.Addr) (*mail.ISP, mail.Live) {
 	defer cancel()
 	isp, live, err := r.c.Discover(ctx, client)
 	if err != nil {
-		r.log(slog.LevelWarn, "a source's ISP could not be asked", "reason", err)
+		r.c.Log.Warn("a source's ISP could not be asked", "reason", err)
 	}
 	return isp, live
 }
@@ -479,7 +450,7 @@ func (r *Relay) hop(c *mail.Chain, m *message, now time.Time) (string, error) {
 // forged does not get through either.
 func (r *Relay) unrecorded(m *message, strip bool, err error, mod milter.Modifier) (*milter.Response, error) {
 	r.c.Stats.Unrecorded.Add(1)
-	r.log(slog.LevelError, "a hop could not be recorded", "error", err, "message", r.c.OnJournal)
+	r.c.Log.Error("a hop could not be recorded", "error", err, "message", r.c.OnJournal)
 	if r.c.OnJournal == ActionTempfail {
 		return milter.RespTempFail, nil
 	}

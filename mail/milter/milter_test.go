@@ -454,28 +454,6 @@ func TestAnAuthorBringsNoChain(t *testing.T) {
 	}
 }
 
-// What happens with each message is not logged with each.
-func TestTheLogIsBounded(t *testing.T) {
-	s := newSite(t, "mx1.example")
-	var out strings.Builder
-	at := now
-	s.live, s.config.Log, s.config.Now = mail.LiveError, slog.New(slog.NewTextHandler(&out, nil)), func() time.Time { return at }
-	s.serve()
-	c := s.session()
-	for i := range 100 {
-		addr := ""
-		if i == 0 {
-			addr = gid
-		}
-		s.deliver(c, addr, plain())
-	}
-	at = at.Add(time.Second)
-	s.deliver(c, "", plain())
-	if n := strings.Count(out.String(), "could not be asked"); n != 2 || !strings.Contains(out.String(), "not_logged=99") {
-		t.Errorf("%d lines:\n%s", n, out.String())
-	}
-}
-
 // Packets that no MTA sends end their connection and no other.
 func TestPacketsThatNoMTASends(t *testing.T) {
 	s := newSite(t, "mx1.example")

@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/signal"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	dhcp6 "github.com/insomniacslk/dhcp/dhcpv6"
+	"github.com/spf13/cobra"
+
+	"brightgid/dhcpv6"
+	"brightgid/eidauth"
+	"brightgid/eidauth/radius"
+	"brightgid/internal/control"
+	"brightgid/lease"
+	"brightgid/lease/pebblestore"
+)
+
+// running is a server that runs, as far as others ask it or have it reload.
+type running struct {
+	log       *slog.Logger
+	level     *slog.LevelVar
+	store     *pebblestore.Store
+	alloc     *lease.Allocator
+	registrar *lease.Registrar
+	stats     *dhcpv6.Stats
+	radius    *radius.Stats
+	server    *dhcpv6.Server
+	queries   *dhcpv6.LeaseQueryServer // nil without leasequery
+	began     time.Time
+
+	mu       sync.Mutex // one reload at a time
+	setup    *setup
+	reloaded time.Time // zero if never
+	failed   string    // why the last reload was refused
+}
+
+// handler makes the handler of a configuration.
+func (r *running) handler(s *setup) (*dhcpv6.Handler, error) {
+	sources := slices.Clone(s.sources)
+	if s.radius != nil {
+		c := *s.radius
+		c.Log, c.Stats = r.log, r.radius
+		src, err := radius.New(c)
+		if err != nil {
+			return nil, err
+		}
+		sources = append(sources, src)
+	}
+	var trusted, queriers []netip.Addr
+	for _, a := range s.Auth.TrustedRelays {
+		trusted = append(trusted, a.Addr)
+	}
+	for _, a := range s.LeaseQuery.Queriers {
+		queriers = append(queriers, a.Addr)
+	}
+	h, err := dhcpv6.NewHandler(s.handlerConfig(), eidauth.NewChain(trusted, sources...), r.registrar, r.alloc, r.stats, r.log)
+	if err != nil {
+		return nil, err
+	}
+	h.AnswerLeaseQueries(r.store, queriers)
+	return h, nil
+}
+
+// fixed names what differs between two configurations and cannot be changed in a server
+// that runs.
+func fixed(old, new *setup) (keys []string) {
+	for _, x := range []struct {
+		key      string
+		old, new any
+	}{
+		{"realm", old.Realm, new.Realm}, {"state", old.State, new.State}, {"keys", old.Keys, new.Keys}, {"dhcpv6.duid", old.DHCPv6.DUID, new.DHCPv6.DUID},
+		{"lease.retention", old.Lease.Retention, new.Lease.Retention}, {"lease.max-age", old.Lease.MaxAge, new.Lease.MaxAge},
+		{"resolve", old.Resolve, new.Resolve}, {"ledger", old.Ledger, new.Ledger},
+		{"leasequery.listen", old.LeaseQuery.Listen, new.LeaseQuery.Listen}, {"leasequery.identity", old.LeaseQuery.Identity, new.LeaseQuery.Identity},
+		{"leasequery.filters", old.LeaseQuery.Filters, new.LeaseQuery.Filters}, {"zone", old.Zone, new.Zone}, {"metrics", old.Metrics, new.Metrics}, {"log.format", old.Log.Format, new.Log.Format},
+	} {
+		if !reflect.DeepEqual(x.old, x.new) {
+			keys = append(keys, x.key)
+		}
+	}
+	return keys
+}
+
+// reload reads the configuration again and has it hold from the next packet on. With an
+// error in it the old one stays.
+func (r *running) reload() (err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	defer func() {
+		r.failed = ""
+		if err != nil {
+			r.failed = err.Error()
+			r.log.Error("the configuration was not reloaded; the old one holds", "error", err)
+		}
+	}()
+	s, err := load(r.setup.file)
+	if err != nil {
+		return err
+	}
+	if keys := fixed(r.setup, s); len(keys) > 0 {
+		return fmt.Errorf("%s: %s cannot be changed while the server runs; restart it", s.file, strings.Join(keys, ", "))
+	}
+	level, err := s.Log.SlogLevel()
+	if err != nil {
+		return err
+	}
+	h, err := r.handler(s)
+	if err != nil {
+		return err
+	}
+	r.level.Set(level)
+	r.server.Do(func() { r.alloc.SetPolicy(s.Lease.Policy()) })
+	if r.queries != nil {
+		r.queries.Relink(s.handlerConfig().Links)
+	}
+	r.setup, r.reloaded = s, time.Now()
+	r.log.Info("the configuration was reloaded", "links", len(s.Links))
+	if err := r.server.Replace(h); err != nil {
+		// The server tries again, as it does for an interface that goes away.
+		r.log.Warn("an interface of the new configuration cannot be served yet", "error", err)
+	}
+	return nil
+}
+
+// reloadOnHangup reloads whenever the process gets SIGHUP.
+func (r *running) reloadOnHangup(ctx context.Context) error {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGHUP)
+	defer signal.Stop(c)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c:
+			_ = r.reload() // the log and the status tell
+		}
+	}
+}
+
+// statusView is what the server tells of itself.
+type statusView struct {
+	Version     string            `json:"version"`
+	Realm       string            `json:"realm"`
+	Began       time.Time         `json:"began"`
+	Reloaded    *time.Time        `json:"reloaded,omitempty"`
+	ReloadError string            `json:"reload_error,omitempty"`
+	Links       []string          `json:"links"`
+	Subscribers uint64            `json:"subscribers"`
+	DiskFull    bool              `json:"disk_full"`
+	Received    map[string]uint64 `json:"received"`
+	Sent        map[string]uint64 `json:"sent"`
+	Dropped     map[string]uint64 `json:"dropped"`
+}
+
+func (r *running) status() statusView {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	v := statusView{Version: version, Realm: r.setup.Realm, Began: r.began.UTC().Truncate(time.Second), ReloadError: r.failed, Links: []string{},
+		Subscribers: r.store.Subscribers(), DiskFull: r.store.Full(), Received: make(map[string]uint64), Sent: make(map[string]uint64), Dropped: make(map[string]uint64)}
+	if !r.reloaded.IsZero() {
+		at := r.reloaded.UTC().Truncate(time.Second)
+		v.Reloaded = &at
+	}
+	for _, l := range r.setup.Links {
+		v.Links = append(v.Links, l.Name)
+	}
+	count := func(in map[string]uint64, name string, n uint64) {
+		if n > 0 {
+			in[name] = n
+		}
+	}
+	for typ := dhcp6.MessageTypeSolicit; typ <= dhcp6.MessageTypeInformationRequest; typ++ {
+		count(v.Received, strings.ToLower(typ.String()), r.stats.Received[typ].Load())
+		count(v.Sent, strings.ToLower(typ.String()), r.stats.Sent[typ].Load())
+	}
+	for d := dhcpv6.Drop(1); d < dhcpv6.NumDrops; d++ {
+		count(v.Dropped, d.String(), r.stats.Dropped[d].Load())
+	}
+	return v
+}
+
+func statusCommand() *cobra.Command {
+	var file *string
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Say how the server that runs is",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := load(*file)
+			if err != nil {
+				return err
+			}
+			resp, err := control.Client(s.controlPath()).Get("http://gidserver/status")
+			if err != nil {
+				return fmt.Errorf("no server is running with this configuration: %w", err)
+			}
+			defer resp.Body.Close()
+			var v statusView
+			if err := json.NewDecoder(resp.Body).Decode(&v); err != nil {
+				return err
+			}
+			if asJSON {
+				return json.NewEncoder(c.OutOrStdout()).Encode(v)
+			}
+			return v.print(c.OutOrStdout())
+		},
+	}
+	file = configFlag(c)
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func (v *statusView) print(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	reloaded := "never"
+	if v.Reloaded != nil {
+		reloaded = v.Reloaded.Format(time.RFC3339)
+	}
+	disk := "has room"
+	if v.DiskFull {
+		disk = "IS FULL: leases wait"
+	}
+	fmt.Fprintf(t, "version\t%s\nrealm\t%s\nserving since\t%s\nreloaded\t%s\nlinks\t%s\nsubscribers\t%d\ndisk\t%s\n", v.Version, v.Realm, v.Began.Format(time.RFC3339), reloaded, strings.Join(v.Links, ", "), v.Subscribers, disk)
+	for _, x := range []struct {
+		what   string
+		counts map[string]uint64
+	}{{"received", v.Received}, {"sent", v.Sent}, {"dropped", v.Dropped}} {
+		for _, name := range slices.Sorted(maps.Keys(x.counts)) {
+			fmt.Fprintf(t, "%s\t%s %d\n", x.what, name, x.counts[name])
+		}
+	}
+	if v.ReloadError != "" {
+		fmt.Fprintf(t, "THE LAST RELOAD FAILED\t%s\n", v.ReloadError)
+	}
+	return t.Flush()
+}
+
+func reloadCommand() *cobra.Command {
+	var file *string
+	c := &cobra.Command{
+		Use:   "reload",
+		Short: "Have the server that runs read its configuration again",
+		Long: `Have the server that runs read its configuration again. No packet is lost. If something
+is wrong with it the old configuration stays, and this command says what. Links, options,
+who is authenticated and how, times of leases and the log's level can be changed so;
+realm, keys, database, the server's DUID, retention and addresses to listen at cannot.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := load(*file)
+			if err != nil {
+				return err
+			}
+			resp, err := control.Client(s.controlPath()).Post("http://gidserver/reload", "", http.NoBody)
+			if err != nil {
+				return fmt.Errorf("no server is running with this configuration: %w", err)
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != http.StatusNoContent {
+				text, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+				return errors.Join(errors.New(strings.TrimSpace(string(text))), err)
+			}
+			_, err = fmt.Fprintln(c.OutOrStdout(), "reloaded")
+			return err
+		},
+	}
+	file = configFlag(c)
+	return c
+}
