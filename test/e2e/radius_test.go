@@ -132,6 +132,7 @@ func TestFreeRADIUSSaysWhoAClientIs(t *testing.T) {
 	w := newWorld(t, netlab.ISPOptions{Lease: shortLease})
 	w.newRADIUS(radiusUsers).freeradius()
 	w.must(w.Configure("radius", "servers = [\"["+radiusAddr+"]:1899\", \"["+radiusAddr+"]:1812\"]\n"+radiusSettings))
+	w.must(w.Configure("metrics", "listen = \"[::1]:9547\"\n"))
 	prefix, _ := w.attach("dhcrelay")
 	w.must(w.Serve())
 	c := w.newClient("dhclient")
@@ -139,6 +140,11 @@ func TestFreeRADIUSSaysWhoAClientIs(t *testing.T) {
 	addr := w.leased(prefix)
 	lease := w.lease(addr, active)
 	w.lease(addr, func(l netlab.Lease) bool { return l.Updated.After(lease.Updated) }) // it is renewed
+	metrics, err := w.Host.Output("curl", "-sf", "http://[::1]:9547/metrics")
+	w.must(err)
+	if !strings.Contains(metrics, "gidserver_radius_total{result=\"accepted\"} 1\n") || !strings.Contains(metrics, "gidserver_subscribers 1\n") || strings.Contains(metrics, canary) {
+		t.Errorf("the metrics are\n%s", metrics)
+	}
 	got, err := w.Trace("trace", addr, lease.Start)
 	w.must(err)
 	if want := []string{"radius:" + radiusEID}; !slices.Equal(got, want) {
