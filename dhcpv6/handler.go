@@ -59,6 +59,7 @@ type Config struct {
 	ServerID    []byte // the server's DUID
 	Preference  uint8  // RFC 9915 §21.8; 0 is not sent
 	RapidCommit bool   // answer Rapid Commit (RFC 9915 §21.14)
+	Register    bool   // let clients register addresses that they made themselves (RFC 9686)
 	Links       []Link
 	DNS         []netip.Addr // RFC 3646, sent when asked for
 	Search      []string     // RFC 3646, absolute domain names
@@ -91,6 +92,7 @@ type Leases interface {
 	Renew(now time.Time, r *lease.Request) ([]lease.Grant, error)
 	Release(now time.Time, r *lease.Request, addrs []netip.Addr) (bool, error)
 	Decline(now time.Time, r *lease.Request, addrs []netip.Addr) (bool, error)
+	Register(now time.Time, r *lease.Request, addr netip.Addr, preferred, valid time.Duration) error
 }
 
 // Packet is a datagram as it came in.
@@ -176,7 +178,8 @@ type exchange struct {
 	now    time.Time
 	msg    *message
 	link   *Link
-	hops   []hop // from the outermost inwards
+	hops   []hop      // from the outermost inwards
+	src    netip.Addr // where the client sent from
 	reply  builder
 	status iana.StatusCode // what kept the client from authenticating
 	text   string
@@ -226,7 +229,10 @@ func (h *Handler) handle(now time.Time, in *Packet, out []byte) ([]byte, netip.A
 	if drop := h.validate(m); drop != 0 {
 		return nil, to, drop
 	}
-	x := exchange{now: now, msg: m, hops: h.hops}
+	x := exchange{now: now, msg: m, hops: h.hops, src: in.Src.Addr()}
+	if n := len(h.hops); n > 0 {
+		x.src = h.hops[n-1].peer()
+	}
 	if x.link = h.findLink(in.Interface, h.hops); x.link == nil {
 		h.log.Debug("no link is configured for a client", "interface", in.Interface, "relay_hops", len(h.hops))
 		return nil, to, DropNoLink
@@ -288,6 +294,8 @@ func (h *Handler) validate(m *message) Drop {
 		if len(m.nas)+len(m.pds) > 0 {
 			return DropUnexpectedIA
 		}
+	case messageAddrRegInform:
+		return h.validateRegistration(m)
 	default: // for clients and relays (§16.3, §16.10, §16.11, §16.14), or unknown
 		return DropType
 	}
@@ -334,6 +342,8 @@ func (h *Handler) dispatch(x *exchange) Drop {
 		return h.decline(x)
 	case dhcp6.MessageTypeInformationRequest:
 		return h.informationRequest(x)
+	case messageAddrRegInform:
+		return h.registration(x)
 	}
 	return DropType
 }
@@ -502,6 +512,9 @@ func (h *Handler) gatherOptions() error {
 	}
 	if len(search) > 0 {
 		all = append(all, Option{uint16(dhcp6.OptionDomainSearchList), search})
+	}
+	if h.cfg.Register {
+		all = append(all, Option{Code: optionAddrRegEnable})
 	}
 	all = append(all, h.cfg.Options...)
 	for i := range h.cfg.Links {

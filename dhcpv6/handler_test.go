@@ -980,3 +980,77 @@ func TestOptionsOfLinks(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// inform is an ADDR-REG-INFORM of client n.
+func inform(n byte, addr netip.Addr, valid uint32, more ...dhcp6.Option) *dhcp6.Message {
+	data := append(addr.AsSlice(), 0, 0, 0, 60)
+	data = binary.BigEndian.AppendUint32(data, valid)
+	return msg(messageAddrRegInform, n, append([]dhcp6.Option{generic(dhcp6.OptionIAAddr, data)}, more...)...)
+}
+
+func TestAddressRegistration(t *testing.T) {
+	l := newLab(t, func(c *Config) { c.Register = true })
+	own := netip.MustParseAddr("2001:db8:1::abcd")
+	send := func(src netip.Addr, m *dhcp6.Message) ([]byte, Drop) {
+		reply, to, drop := l.h.Handle(l.now, &Packet{Data: m.ToBytes(), Src: netip.AddrPortFrom(src, 546), Multicast: true, Interface: "eth1"}, nil)
+		if drop == 0 && to != netip.AddrPortFrom(src, 546) {
+			t.Errorf("the answer goes to %s", to)
+		}
+		return reply, drop
+	}
+	m := inform(1, own, 3600)
+	reply, drop := send(own, m)
+	want := append([]byte{byte(messageAddrRegReply), 1, 2, 1}, m.ToBytes()[4+4+len(duidOf(1).ToBytes()):]...)
+	if drop != 0 || !bytes.Equal(reply, want) {
+		t.Errorf("%x, %s; want %x", reply, drop, want)
+	}
+	got, err := l.store.Lease(own)
+	if err != nil || got.State != lease.Registered || !got.ValidUntil.Equal(l.now.Add(time.Hour)) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for name, c := range map[string]struct {
+		src  netip.Addr
+		m    *dhcp6.Message
+		want Drop
+	}{
+		"from another address":  {linkLocal, inform(1, own, 3600), DropRegistration},
+		"of another link":       {netip.MustParseAddr("2001:db8:77::1"), inform(1, netip.MustParseAddr("2001:db8:77::1"), 3600), DropRegistration},
+		"another's":             {own, inform(2, own, 3600), DropRegistration},
+		"of a stranger":         {netip.MustParseAddr("2001:db8:1::77"), inform(99, netip.MustParseAddr("2001:db8:1::77"), 3600), DropRegistration},
+		"of nobody":             {own, inform(0, own, 3600), DropNoClientID},
+		"for a server":          {own, inform(1, own, 3600, generic(dhcp6.OptionServerID, serverID)), DropServerID},
+		"with wishes":           {own, inform(1, own, 3600, dhcp6.OptRequestedOption(23)), DropMalformed},
+		"of two addresses":      {own, inform(1, own, 3600, generic(dhcp6.OptionIAAddr, make([]byte, 24))), DropMalformed},
+		"of none":               {own, msg(messageAddrRegInform, 1), DropMalformed},
+		"of half an address":    {own, msg(messageAddrRegInform, 1, generic(dhcp6.OptionIAAddr, make([]byte, 20))), DropMalformed},
+		"a server's own answer": {own, msg(messageAddrRegReply, 1), DropType},
+	} {
+		if reply, drop := send(c.src, c.m); drop != c.want || reply != nil {
+			t.Errorf("%s: %s, want %s", name, drop, c.want)
+		}
+	}
+	// Through a relay, which says where it came from.
+	far := netip.MustParseAddr("2001:db8:3::abcd")
+	answer, _ := l.viaRelay(forward(inform(50, far, 3600), netip.MustParseAddr("2001:db8:3::1"), far, generic(38, []byte("line 9"))), relayAddr, 547, 547)
+	if answer.MessageType != messageAddrRegReply {
+		t.Errorf("%s", answer.Summary())
+	}
+	if _, _, drop := l.h.Handle(l.now, &Packet{Data: forward(inform(50, far, 3600), netip.MustParseAddr("2001:db8:3::1"), linkLocal, generic(38, []byte("line 9"))).ToBytes(), Src: netip.AddrPortFrom(relayAddr, 547)}, nil); drop != DropRegistration {
+		t.Errorf("from another address, by a relay: %s", drop)
+	}
+	// It ends, and is told to be possible to who asks.
+	if _, drop := send(own, inform(1, own, 0)); drop != 0 {
+		t.Errorf("its end: %s", drop)
+	}
+	if got, err := l.store.Lease(own); err != nil || got.Live(l.now) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	info := l.ask(msg(dhcp6.MessageTypeInformationRequest, 1, dhcp6.OptRequestedOption(dhcp6.OptionCode(optionAddrRegEnable))))
+	if o := info.Options.GetOne(dhcp6.OptionCode(optionAddrRegEnable)); o == nil || len(o.ToBytes()) != 0 {
+		t.Errorf("the option that says so is %v", o)
+	}
+	l = newLab(t, nil)
+	if _, drop := send(own, inform(1, own, 3600)); drop != DropType {
+		t.Errorf("where it is not allowed: %s", drop)
+	}
+}

@@ -21,6 +21,7 @@ const (
 	DropNothingToConfirm      // a Confirm without an address
 	DropNoLink                // from a link that is not configured
 	DropPending               // authentication is under way
+	DropRegistration          // an address that its sender may not register
 	DropInternal              // the server's own fault, which is in its log
 	DropNotDurable            // the store did not take the lease
 	NumDrops
@@ -30,7 +31,7 @@ var dropNames = [NumDrops]string{
 	DropMalformed: "malformed", DropOversized: "oversized", DropTooMuch: "too_much", DropHops: "hops",
 	DropNotAllowed: "not_allowed", DropType: "type", DropUnicast: "unicast", DropNoClientID: "no_client_id", DropServerID: "server_id",
 	DropUnexpectedIA: "unexpected_ia", DropNothingToConfirm: "nothing_to_confirm", DropNoLink: "no_link",
-	DropPending: "pending", DropInternal: "internal", DropNotDurable: "not_durable",
+	DropPending: "pending", DropRegistration: "registration", DropInternal: "internal", DropNotDurable: "not_durable",
 }
 
 // String returns the reason's name in metrics.
@@ -50,5 +51,6 @@ type Stats struct {
 	Unauthenticated atomic.Uint64 // messages answered with nothing, for want of an identity
 	Refused         atomic.Uint64 // IAs of authenticated clients that got nothing
 	Declined        atomic.Uint64 // Decline messages
+	Registered      atomic.Uint64 // addresses that were registered, or refreshed
 	WriteErrors     atomic.Uint64 // replies that the kernel did not take
 }

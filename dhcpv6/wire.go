@@ -24,6 +24,13 @@ const (
 // optionRelayPort is RFC 8357's option, which insomniacslk/dhcp names the same.
 const optionRelayPort = dhcp6.OptionRelayPort
 
+// Address registration (RFC 9686).
+const (
+	messageAddrRegInform dhcp6.MessageType = 36
+	messageAddrRegReply  dhcp6.MessageType = 37
+	optionAddrRegEnable  uint16            = 148
+)
+
 // optionRADIUS is RFC 7037's option.
 const optionRADIUS dhcp6.OptionCode = 81
 
@@ -61,6 +68,8 @@ type message struct {
 	rapid    bool   // Rapid Commit
 	nas, pds []ia
 	vendors  [][]byte // data of Vendor-specific Information options
+	address  []byte   // data of an IA Address option that is in no IA
+	several  bool     // whether there is more than one of them
 
 	addrs []netip.Addr // backs the addresses of nas
 }
@@ -100,6 +109,12 @@ func (m *message) parse(b []byte) error {
 			err = m.parseIANA(data)
 		case dhcp6.OptionIAPD:
 			err = m.parseIAPD(data)
+		case dhcp6.OptionIAAddr:
+			if len(data) < 24 {
+				err = errMalformed
+			}
+			m.several = m.address != nil
+			m.address = data
 		case dhcp6.OptionVendorOpts:
 			if len(m.vendors) == maxVendors {
 				err = errTooMuch

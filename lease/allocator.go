@@ -41,6 +41,10 @@ var (
 	// ErrNoSlot says that no slot of the subscriber is free in this prefix
 	// and epoch.
 	ErrNoSlot = errors.New("no free slot in this prefix until the next epoch")
+
+	// ErrTaken says that an address cannot be registered: it is leased, set aside, or
+	// registered by another subscriber.
+	ErrTaken = errors.New("the address is not the client's to register")
 )
 
 // Policy is how long and how many. Durations are whole seconds.
@@ -135,7 +139,7 @@ func (a *Allocator) Renew(now time.Time, r *Request) ([]Grant, error) {
 		return nil, err
 	}
 	for i := range known {
-		if known[i].Live(now) && known[i].Subscriber == r.Subscriber && onLink(known[i].Addr, r.Prefixes) {
+		if known[i].State == Active && known[i].Live(now) && known[i].Subscriber == r.Subscriber && onLink(known[i].Addr, r.Prefixes) {
 			return a.assign(now, r, true, true)
 		}
 	}
@@ -182,7 +186,7 @@ func (a *Allocator) assign(now time.Time, r *Request, commit, ageing bool) ([]Gr
 		current := -1
 		for i := range known {
 			l := &known[i]
-			if idcodec.PrefixOf(l.Addr) == p && l.Subscriber == r.Subscriber && l.State != Declined &&
+			if idcodec.PrefixOf(l.Addr) == p && l.Subscriber == r.Subscriber && l.State != Declined && l.State != Registered &&
 				l.Born.Add(a.policy.MaxAge).Sub(now) >= a.policy.Preferred &&
 				(current < 0 || l.Born.After(known[current].Born)) {
 				current = i
@@ -257,7 +261,7 @@ func (a *Allocator) begin(now time.Time, subscriber uint64, p idcodec.Prefix) (A
 
 // age lets a live lease that is on the link but not granted run out.
 func (a *Allocator) age(now time.Time, r *Request, l *Lease) {
-	if !l.Live(now) || l.Subscriber != r.Subscriber || !onLink(l.Addr, r.Prefixes) ||
+	if l.State != Active || !l.Live(now) || l.Subscriber != r.Subscriber || !onLink(l.Addr, r.Prefixes) ||
 		slices.ContainsFunc(a.grants, func(g Grant) bool { return g.Addr == l.Addr }) {
 		return
 	}
@@ -428,7 +432,7 @@ func (a *Allocator) end(r *Request, addrs []netip.Addr, change func(*Lease)) (bo
 	a.update.Reset()
 	had := false
 	for i := range known {
-		if known[i].Subscriber == r.Subscriber && slices.Contains(addrs, known[i].Addr) {
+		if known[i].State != Registered && known[i].Subscriber == r.Subscriber && slices.Contains(addrs, known[i].Addr) {
 			had = true
 			change(&known[i])
 			a.update.Put = append(a.update.Put, known[i])
@@ -438,6 +442,70 @@ func (a *Allocator) end(r *Request, addrs []netip.Addr, change func(*Lease)) (bo
 		return false, nil
 	}
 	return true, a.apply()
+}
+
+// Register files an address that a client made itself, with lifetimes that it tells; a
+// valid lifetime of zero ends it. The interval is of the epoch in which it began, so that
+// it is forgotten like others; one that goes on in another epoch begins anew.
+func (a *Allocator) Register(now time.Time, r *Request, addr netip.Addr, preferred, valid time.Duration) error {
+	now = now.Truncate(time.Second)
+	old, err := a.store.Lease(addr)
+	known := err == nil
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	mine := known && old.State == Registered && old.Subscriber == r.Subscriber
+	if known && !mine && now.Before(old.ValidUntil) && old.State != Released {
+		return ErrTaken
+	}
+	live := mine && old.Live(now)
+	if valid <= 0 && !live {
+		return nil
+	}
+	valid = min(valid, a.policy.MaxAge).Truncate(time.Second)
+	epoch, err := a.keys.EpochAt(now)
+	if err != nil {
+		return err
+	}
+	a.update.Reset()
+	if live && (old.Epoch == epoch || valid <= 0 || old.Start.Equal(now)) {
+		old.Updated, old.Anchor = now, r.Anchor
+		old.PreferredUntil, old.ValidUntil = now.Add(min(preferred, valid)), now.Add(valid)
+		a.update.Put = append(a.update.Put, old)
+		return a.apply()
+	}
+	held, err := a.held(now, r.Subscriber)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(held, addr) {
+		if len(held) >= a.policy.PerSubscriber {
+			return ErrTooMany
+		}
+		held = append(held, addr)
+	}
+	p := idcodec.PrefixOf(addr)
+	account, err := a.begin(now, r.Subscriber, p)
+	if err != nil {
+		return err
+	}
+	l := Lease{
+		Addr: addr, Subscriber: r.Subscriber, Epoch: epoch, State: Registered, Client: r.Client, Anchor: r.Anchor,
+		Born: now, Start: now, Updated: now, PreferredUntil: now.Add(min(preferred, valid)), ValidUntil: now.Add(valid),
+	}
+	if mine {
+		l.Born = old.Born
+	}
+	if known {
+		if live {
+			old.ValidUntil, old.PreferredUntil = now, earlier(old.PreferredUntil, now)
+		}
+		a.update.Archive = append(a.update.Archive, old)
+	}
+	a.update.Put = append(a.update.Put, l)
+	a.update.Accounts = append(a.update.Accounts, AccountChange{r.Subscriber, p, account})
+	a.update.Lists = append(a.update.Lists, AddressList{r.Subscriber, held})
+	return a.apply()
 }
 
 // Forget removes leases whose epochs' keys are erased, as [Store.Old] lists them.

@@ -468,3 +468,76 @@ func TestNoAddressIsEverHeldTwice(t *testing.T) {
 		}
 	}
 }
+
+// An address of a client's own making: registered, refreshed, of another epoch, ended; and
+// never anybody else's meanwhile, nor leased by the allocator.
+func TestRegister(t *testing.T) {
+	b := newBench(t, policy)
+	own := prefixA.Addr(0xabcd010203040506)
+	mine, other := request(0, 1, 7, prefixA), request(1, 2, 7, prefixA)
+	register := func(at time.Time, r *lease.Request, addr netip.Addr, valid time.Duration, want error) {
+		t.Helper()
+		if err := b.Register(at, r, addr, time.Hour, valid); !errors.Is(err, want) {
+			t.Errorf("%v, want %v", err, want)
+		}
+	}
+	is := func(at time.Time, live bool, start, until time.Time) {
+		t.Helper()
+		l, err := b.store.Lease(own)
+		if err != nil || l.State != lease.Registered || l.Subscriber != 0 || l.Live(at) != live || !l.Start.Equal(start) || !l.ValidUntil.Equal(until) {
+			t.Errorf("%+v, %v", l, err)
+		}
+	}
+	register(noon, mine, own, 2*time.Hour, nil)
+	is(noon, true, noon, noon.Add(2*time.Hour))
+	register(noon.Add(time.Hour), mine, own, 2*time.Hour, nil)
+	is(noon.Add(time.Hour), true, noon, noon.Add(3*time.Hour))
+	register(noon.Add(time.Hour), other, own, time.Hour, lease.ErrTaken)
+	register(noon.Add(time.Hour), other, own, 0, lease.ErrTaken)
+
+	// The client's leases are others; it neither renews nor releases its own address so.
+	leased := b.one(noon.Add(time.Hour), mine)
+	if leased == own {
+		t.Error("the address that is registered was leased")
+	}
+	if had, err := b.Release(noon.Add(time.Hour), mine, []netip.Addr{own}); had || err != nil {
+		t.Errorf("released: %v, %v", had, err)
+	}
+	register(noon.Add(time.Hour), mine, leased, time.Hour, lease.ErrTaken)
+	is(noon.Add(time.Hour), true, noon, noon.Add(3*time.Hour))
+	if n, err := b.store.BySubscriber(nil, 0); err != nil || len(n) != 2 {
+		t.Errorf("the subscriber has %v, %v", n, err)
+	}
+
+	// In another epoch it is another interval, so that the first can be forgotten.
+	next := noon.Add(13 * time.Hour)
+	register(next.Add(-2*time.Hour), mine, own, 4*time.Hour, nil)
+	register(next, mine, own, 200*24*time.Hour, nil)
+	is(next, true, next, next.Add(policy.MaxAge))
+	history, err := b.store.History(nil, own)
+	if err != nil || len(history) < 2 || !history[1].ValidUntil.Equal(next) || history[0].Epoch != history[1].Epoch+1 || !history[0].Born.Equal(noon) {
+		t.Errorf("history %+v, %v", history, err)
+	}
+	// It ends when the client says so, and is then anybody's.
+	register(next.Add(time.Minute), mine, own, 0, nil)
+	is(next.Add(time.Minute), false, next, next.Add(time.Minute))
+	register(next.Add(time.Minute), mine, own, 0, nil)
+	register(next.Add(time.Minute), other, own, time.Hour, nil)
+
+	// Nobody registers without end.
+	many := request(2, 3, 7, prefixA)
+	for i := range 2000 {
+		a := prefixA.Addr(0x0102030405060000 + idcodec.GID(i))
+		err := b.Register(noon, many, a, time.Hour, time.Hour)
+		if errors.Is(err, lease.ErrTooMany) {
+			if i != policy.PerSubscriber {
+				t.Errorf("refused after %d", i)
+			}
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Error("2,000 addresses were registered")
+}

@@ -22,6 +22,10 @@ const (
 	Active   State = 1
 	Released State = 2 // given back by the client
 	Declined State = 3 // in use by somebody else on the link, said the client
+
+	// Registered is a lease that is none: an address that the client made itself and
+	// told of (RFC 9686). When it ends it keeps this state.
+	Registered State = 4
 )
 
 // String returns the state's name.
@@ -33,6 +37,8 @@ func (s State) String() string {
 		return "released"
 	case Declined:
 		return "declined"
+	case Registered:
+		return "registered"
 	}
 	return "unknown"
 }
@@ -77,7 +83,7 @@ type Lease struct {
 
 // Live reports whether the lease holds at t.
 func (l *Lease) Live(t time.Time) bool {
-	return l.State == Active && t.Before(l.ValidUntil)
+	return (l.State == Active || l.State == Registered) && t.Before(l.ValidUntil)
 }
 
 // Overlaps reports whether the lease held at some time from from to until, both

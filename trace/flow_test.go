@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"brightgid/idcodec"
+	"brightgid/lease"
 	"brightgid/ledgeranchor"
 )
 
@@ -72,6 +73,12 @@ func TestWhoWasItWhen(t *testing.T) {
 	unfiled := c.lease(1, noon, time.Hour, false)
 	beyond := c.lease(9, noon, time.Hour, false) // a subscriber number that nobody has
 	stranger := netip.MustParseAddr("2001:db8:1::1")
+	own := netip.MustParseAddr("2001:db8:1::abcd") // of a client's own making
+	epoch, err := c.keys.EpochAt(noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.registry.history[own] = []lease.Lease{{Addr: own, Subscriber: 1, Epoch: epoch, State: lease.Registered, Born: noon, Start: noon, ValidUntil: noon.Add(2 * time.Hour)}}
 	for _, tc := range []struct {
 		name   string
 		target Target
@@ -88,6 +95,8 @@ func TestWhoWasItWhen(t *testing.T) {
 		{"without history, a day late", at(unfiled, noon.Add(24*time.Hour)), FoundDecoded, ""},
 		{"a subscriber number beyond the end", at(beyond, noon), "", ReasonForged},
 		{"an address that is no GID", at(stranger, noon), "", ReasonForged},
+		{"an address that was registered", at(own, noon.Add(time.Hour)), FoundLease, ""},
+		{"before it was registered", at(own, noon.Add(-time.Second)), "", ReasonNotLeased},
 		{"an epoch whose key is gone", at(held, noon.Add(-90*time.Hour)), "", ReasonRetention},
 		{"a prefix whose keys are gone", Target{Prefix: netip.MustParsePrefix("2001:db8:1::/64"), From: noon.Add(-90 * time.Hour), Until: noon.Add(-80 * time.Hour)}, "", ReasonRetention},
 		{"a prefix in which nobody was", Target{Prefix: netip.MustParsePrefix("2001:db8:2::/64"), From: noon, Until: noon}, "", ReasonNotLeased},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"brightgid/idcodec"
@@ -227,6 +228,14 @@ func (r *Resolver) answerAddress(t Target, oldest uint32) (Answer, error) {
 		}
 		a.Candidates = append(a.Candidates, c)
 	}
+	registered, err := r.registered(t, history, oldest)
+	if err != nil {
+		return a, err
+	}
+	a.Candidates = append(a.Candidates, registered...)
+	if a.Reason == ReasonForged && slices.ContainsFunc(history, func(l lease.Lease) bool { return l.State == lease.Registered }) {
+		a.Reason = ReasonNotLeased // it was somebody's, at another time
+	}
 	switch {
 	case len(a.Candidates) > 0:
 		a.Reason = ""
@@ -234,6 +243,31 @@ func (r *Resolver) answerAddress(t Target, oldest uint32) (Answer, error) {
 		a.Reason = ReasonRetention
 	}
 	return a, nil
+}
+
+// registered returns the subscribers who registered the address as one of their own making
+// (RFC 9686), which is no GID: only the history tells of it.
+func (r *Resolver) registered(t Target, history []lease.Lease, oldest uint32) (out []Candidate, err error) {
+	of := make(map[[2]uint64]int)
+	for i := range history {
+		l := &history[i]
+		if l.State != lease.Registered || l.Epoch < oldest || !l.Overlaps(t.From, t.Until) {
+			continue
+		}
+		key := [2]uint64{l.Subscriber, uint64(l.Epoch)}
+		at, known := of[key]
+		if !known {
+			sub, err := r.Registry.Subscriber(l.Subscriber)
+			if err != nil {
+				return nil, err
+			}
+			at = len(out)
+			of[key] = at
+			out = append(out, Candidate{Address: t.Address, NID: sub.NID, Found: FoundLease, Epoch: l.Epoch})
+		}
+		out[at].Leases = append(out[at].Leases, Interval{l.Start, l.ValidUntil})
+	}
+	return out, nil
 }
 
 // OpenResolution checks a signed resolution: that an ISP of roots signed it and

@@ -99,7 +99,7 @@ func showLease(l *lease.Lease) leaseView {
 	if l.Anchor.Relay.IsValid() {
 		v.Relay = l.Anchor.Relay.String()
 	}
-	if l.State == lease.Active && !l.Live(time.Now()) {
+	if (l.State == lease.Active || l.State == lease.Registered) && !l.Live(time.Now()) {
 		v.State = "expired"
 	}
 	return v

@@ -28,7 +28,8 @@ func leasesCommand() *cobra.Command {
 		Use:   "leases",
 		Short: "List the leases",
 		Long: `List the leases, of a server that runs or from the database of one that does
-not. A lease names its subscriber by number; who that is, only a warrant tells.`,
+not. A lease names its subscriber by number; who that is, only a warrant tells. An address
+that a client made itself and told of (RFC 9686) is "registered".`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := load(*file)
@@ -48,7 +49,7 @@ not. A lease names its subscriber by number; who that is, only a warrant tells.`
 			}
 			err = s.eachLease(c, func(v leaseView) error {
 				switch {
-				case want.IsValid() && v.Address != want, subscriber >= 0 && v.Subscriber != uint64(subscriber), !all && v.State != lease.Active.String():
+				case want.IsValid() && v.Address != want, subscriber >= 0 && v.Subscriber != uint64(subscriber), !all && v.State != lease.Active.String() && v.State != lease.Registered.String():
 					return nil
 				case asJSON:
 					return enc.Encode(v)

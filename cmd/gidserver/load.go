@@ -272,7 +272,7 @@ func options(o config.Options) (out []dhcpv6.Option) {
 // handlerConfig is the part of the configuration that the DHCPv6 handler needs.
 func (s *setup) handlerConfig() dhcpv6.Config {
 	c := dhcpv6.Config{
-		ServerID: s.DHCPv6.DUID, Preference: s.DHCPv6.Preference, RapidCommit: s.DHCPv6.RapidCommit,
+		ServerID: s.DHCPv6.DUID, Preference: s.DHCPv6.Preference, RapidCommit: s.DHCPv6.RapidCommit, Register: s.DHCPv6.Register,
 		Search: s.DHCPv6.Search, T1: dur(s.DHCPv6.T1), T2: dur(s.DHCPv6.T2), InfoRefresh: dur(s.DHCPv6.InformationRefresh),
 	}
 	c.Options = options(s.Options)

@@ -57,7 +57,7 @@ func (s *setup) loadZone() error {
 // bind tells the zones of a lease.
 func (s *setup) bind(l lease.Lease) {
 	until := l.ValidUntil
-	if l.State != lease.Active {
+	if l.State != lease.Active && l.State != lease.Registered {
 		until = time.Time{}
 	}
 	s.bindings.Set(l.Addr, until)

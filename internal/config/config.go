@@ -60,6 +60,7 @@ type DHCPv6 struct {
 	T1                 Duration `toml:"t1"`
 	T2                 Duration `toml:"t2"`
 	InformationRefresh Duration `toml:"information-refresh"`
+	Register           bool     `toml:"register-addresses"`
 }
 
 // Lease is how long and how many.
