@@ -220,6 +220,7 @@ state = {{printf "%q" .State}}
 duid = {{printf "%q" .DUID}}
 # preference = 0               # 255 makes clients take this server at once
 # rapid-commit = false         # two messages instead of four
+# register-addresses = true  # let clients tell of addresses that they made themselves (RFC 9686)
 # dns = ["2001:db8::53"]
 # search = ["isp.example"]
 # information-refresh = "1d"
