@@ -33,6 +33,19 @@ func (n *Namespace) DialTCP(from netip.Addr, to netip.AddrPort) (conn net.Conn, 
 type SMTP struct {
 	*textproto.Conn
 	Extensions []string // what the server's answer to EHLO offers
+
+	conn net.Conn
+}
+
+// smtpWithin is how long a server may take for an answer, on a busy machine.
+const smtpWithin = 2 * time.Minute
+
+// ReadResponse reads an answer and wants a status.
+func (s *SMTP) ReadResponse(status int) (int, string, error) {
+	if err := s.conn.SetDeadline(time.Now().Add(smtpWithin)); err != nil {
+		return 0, "", err
+	}
+	return s.Conn.ReadResponse(status)
 }
 
 // SMTP connects to a relay's port and says EHLO.
@@ -41,10 +54,7 @@ func (n *Namespace) SMTP(from netip.Addr, to netip.AddrPort) (*SMTP, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	s := &SMTP{Conn: textproto.NewConn(conn)}
+	s := &SMTP{Conn: textproto.NewConn(conn), conn: conn}
 	_, _, err = s.ReadResponse(220)
 	if err == nil {
 		var text string
@@ -174,7 +184,7 @@ func (l *MailLoad) Run() (*MailResult, error) {
 						errs[i] = err
 						return
 					}
-					time.Sleep(20 * time.Millisecond)
+					time.Sleep(100 * time.Millisecond)
 				}
 			}
 		})
