@@ -2,6 +2,8 @@ package dhcpv6
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -42,6 +44,31 @@ func (f *Feed) unfollow(w *follower) {
 	delete(f.followers, w)
 	f.n.Store(int32(len(f.followers)))
 	f.mu.Unlock()
+}
+
+// ErrBehind says that a follower reads more slowly than leases change.
+var ErrBehind = errors.New("more changes wait than are kept; begin anew")
+
+// Follow calls begin when it follows, and then f with each change, until the context ends
+// or one of them returns an error, which it returns.
+func (f *Feed) Follow(ctx context.Context, begin func() error, change func(lease.Lease) error) error {
+	w := f.follow()
+	defer f.unfollow(w)
+	if err := begin(); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-w.behind:
+			return ErrBehind
+		case l := <-w.changes:
+			if err := change(l); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // Following reports whether anybody follows, so that nobody need collect changes

@@ -444,6 +444,29 @@ func (a *Allocator) end(r *Request, addrs []netip.Addr, change func(*Lease)) (bo
 	return true, a.apply()
 }
 
+// Rotate has the subscriber's leases count as too old: at its next renewal each client gets
+// another address beside the one that it has, which runs out. It returns the leases.
+func (a *Allocator) Rotate(now time.Time, subscriber uint64) ([]Lease, error) {
+	now = now.Truncate(time.Second)
+	held, err := a.held(now, subscriber)
+	if err != nil {
+		return nil, err
+	}
+	a.update.Reset()
+	for _, addr := range held {
+		l, err := a.store.Lease(addr)
+		if err != nil {
+			return nil, err
+		}
+		if l.State != Active {
+			continue // the client's own making
+		}
+		l.Born = earlier(l.Born, now.Add(a.policy.Preferred-a.policy.MaxAge-time.Second))
+		a.update.Put = append(a.update.Put, l)
+	}
+	return slices.Clone(a.update.Put), a.apply()
+}
+
 // Register files an address that a client made itself, with lifetimes that it tells; a
 // valid lifetime of zero ends it. The interval is of the epoch in which it began, so that
 // it is forgotten like others; one that goes on in another epoch begins anew.

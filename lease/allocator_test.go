@@ -469,6 +469,35 @@ func TestNoAddressIsEverHeldTwice(t *testing.T) {
 	}
 }
 
+// Rotated, a client gets another address beside its own at its next renewal, and others
+// keep theirs.
+func TestRotate(t *testing.T) {
+	b := newBench(t, policy)
+	mine, other := request(0, 1, 7, prefixA), request(1, 2, 7, prefixA)
+	old, kept := b.one(noon, mine), b.one(noon, other)
+	if g := b.renew(noon.Add(time.Minute), mine); len(g) != 1 || g[0].Addr != old {
+		t.Fatalf("%v", g)
+	}
+	at := noon.Add(2 * time.Minute)
+	if ls, err := b.Rotate(at, 0); err != nil || len(ls) != 1 || ls[0].Addr != old {
+		t.Fatalf("%v, %v", ls, err)
+	}
+	g := b.renew(at, mine)
+	if len(g) != 2 || g[0].Addr == old || g[0].Preferred != policy.Preferred || g[1].Addr != old || g[1].Preferred != 0 || g[1].Valid <= 0 {
+		t.Errorf("%v", g)
+	}
+	next := g[0].Addr
+	if g := b.renew(at.Add(time.Minute), mine); len(g) != 2 || g[0].Addr != next {
+		t.Errorf("the address changes again: %v", g)
+	}
+	if g := b.renew(at, other); len(g) != 1 || g[0].Addr != kept {
+		t.Errorf("another subscriber's: %v", g)
+	}
+	if ls, err := b.Rotate(at, 3); err != nil || len(ls) != 0 {
+		t.Errorf("of who has none: %v, %v", ls, err)
+	}
+}
+
 // An address of a client's own making: registered, refreshed, of another epoch, ended; and
 // never anybody else's meanwhile, nor leased by the allocator.
 func TestRegister(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -38,18 +39,44 @@ func controlHandler(run *running, resolver *trace.Resolver) http.Handler {
 	mux.HandleFunc("GET /leases", func(w http.ResponseWriter, r *http.Request) {
 		out := bufio.NewWriter(w)
 		enc := json.NewEncoder(out)
-		err := store.Each(func(l lease.Lease) error {
-			if err := r.Context().Err(); err != nil {
-				return err
-			}
-			return enc.Encode(showLease(&l))
-		})
-		if err == nil {
-			err = out.Flush()
+		list := func() error {
+			err := store.Each(func(l lease.Lease) error {
+				if err := r.Context().Err(); err != nil {
+					return err
+				}
+				return enc.Encode(showLease(&l))
+			})
+			return errors.Join(err, out.Flush(), http.NewResponseController(w).Flush())
+		}
+		err := error(nil)
+		if r.URL.Query().Has("follow") {
+			err = run.feed.Follow(r.Context(), list, func(l lease.Lease) error {
+				return errors.Join(enc.Encode(showLease(&l)), out.Flush(), http.NewResponseController(w).Flush())
+			})
+		} else {
+			err = list()
 		}
 		if err != nil {
 			panic(http.ErrAbortHandler) // so that the reader sees that the list is cut
 		}
+	})
+	mux.HandleFunc("POST /rotate", func(w http.ResponseWriter, r *http.Request) {
+		addr, err := netip.ParseAddr(r.URL.Query().Get("address"))
+		if err != nil {
+			http.Error(w, "want the address of a subscriber", http.StatusBadRequest)
+			return
+		}
+		v, err := run.rotate(addr, r.URL.Query().Has("dry"))
+		if errors.Is(err, lease.ErrNotFound) {
+			http.Error(w, addr.String()+" is not leased now", http.StatusNotFound)
+			return
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(v) // who asked may be gone
 	})
 	mux.HandleFunc("POST /resolve", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, trace.MaxDocument))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"text/tabwriter"
 	"time"
@@ -21,7 +22,7 @@ import (
 
 func leasesCommand() *cobra.Command {
 	var file *string
-	var asJSON, all bool
+	var asJSON, all, follow bool
 	var address string
 	var subscriber int64
 	c := &cobra.Command{
@@ -47,12 +48,15 @@ that a client made itself and told of (RFC 9686) is "registered".`,
 			if !asJSON {
 				fmt.Fprintln(out, "ADDRESS\tSUBSCRIBER\tSLOT\tEPOCH\tSTATE\tVALID UNTIL\tDUID\tIAID")
 			}
-			err = s.eachLease(c, func(v leaseView) error {
+			err = s.eachLease(c, follow, func(v leaseView) error {
 				switch {
 				case want.IsValid() && v.Address != want, subscriber >= 0 && v.Subscriber != uint64(subscriber), !all && v.State != lease.Active.String() && v.State != lease.Registered.String():
 					return nil
 				case asJSON:
 					return enc.Encode(v)
+				}
+				if follow {
+					defer out.Flush()
 				}
 				_, err := fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%s\t%s\t%s\t%d\n", v.Address, v.Subscriber, v.Slot, v.Epoch, v.State, v.ValidUntil.Format(time.RFC3339), v.DUID, v.IAID)
 				return err
@@ -63,14 +67,18 @@ that a client made itself and told of (RFC 9686) is "registered".`,
 	file = configFlag(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "print a JSON object a line")
 	c.Flags().BoolVar(&all, "all", false, "list ended and declined leases as well")
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with leases that change, until interrupted")
 	c.Flags().StringVar(&address, "address", "", "only the lease of an `address`")
 	c.Flags().Int64Var(&subscriber, "subscriber", -1, "only leases of a subscriber `number`")
 	return c
 }
 
 // eachLease asks the server that runs, or reads the database if none does.
-func (s *setup) eachLease(c *cobra.Command, f func(leaseView) error) error {
+func (s *setup) eachLease(c *cobra.Command, follow bool, f func(leaseView) error) error {
 	conn, err := net.Dial("unix", s.controlPath())
+	if err != nil && follow {
+		return fmt.Errorf("no server is running, whose leases could be followed: %w", err)
+	}
 	if err != nil {
 		store, err := pebblestore.Open(s.databaseDir(), pebblestore.Options{ReadOnly: true})
 		if err != nil {
@@ -80,15 +88,23 @@ func (s *setup) eachLease(c *cobra.Command, f func(leaseView) error) error {
 		return store.Each(func(l lease.Lease) error { return f(showLease(&l)) })
 	}
 	conn.Close()
-	resp, err := control.Client(s.controlPath()).Get("http://gidserver/leases")
+	url := "http://gidserver/leases"
+	if follow {
+		url += "?follow"
+	}
+	req, err := http.NewRequestWithContext(c.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := control.Client(s.controlPath()).Do(req)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
 	for d := json.NewDecoder(resp.Body); ; {
 		var v leaseView
-		if err := d.Decode(&v); err == io.EOF {
-			return nil
+		if err := d.Decode(&v); err == io.EOF || err != nil && follow && c.Context().Err() != nil {
+			return nil // the end, or enough was followed
 		} else if err != nil {
 			return fmt.Errorf("the list of leases was cut off: %w", err)
 		}

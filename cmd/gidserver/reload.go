@@ -26,6 +26,7 @@ import (
 	"brightgid/dhcpv6"
 	"brightgid/eidauth"
 	"brightgid/eidauth/radius"
+	"brightgid/internal/cli"
 	"brightgid/internal/control"
 	"brightgid/lease"
 	"brightgid/lease/pebblestore"
@@ -41,6 +42,7 @@ type running struct {
 	stats     *dhcpv6.Stats
 	radius    *radius.Stats
 	server    *dhcpv6.Server
+	feed      *dhcpv6.Feed
 	queries   *dhcpv6.LeaseQueryServer // nil without leasequery
 	began     time.Time
 
@@ -151,6 +153,110 @@ func (r *running) reloadOnHangup(ctx context.Context) error {
 			_ = r.reload() // the log and the status tell
 		}
 	}
+}
+
+// rotation is what a rotation changes.
+type rotation struct {
+	Addresses []netip.Addr `json:"addresses"` // that are replaced
+	By        time.Time    `json:"by"`        // when their clients have renewed, if they live
+}
+
+// rotate has the subscriber who holds an address get others, at the next renewals.
+func (r *running) rotate(addr netip.Addr, dry bool) (v rotation, err error) {
+	v.Addresses = []netip.Addr{}
+	now := time.Now()
+	var leases []lease.Lease
+	r.server.Do(func() {
+		var l lease.Lease
+		if l, err = r.store.Lease(addr); err != nil {
+			return
+		}
+		if !l.Live(now) {
+			err = lease.ErrNotFound
+			return
+		}
+		if dry {
+			err = r.store.Each(func(x lease.Lease) error {
+				if x.Subscriber == l.Subscriber && x.State == lease.Active && x.Live(now) {
+					leases = append(leases, x)
+				}
+				return nil
+			})
+			return
+		}
+		leases, err = r.alloc.Rotate(now, l.Subscriber)
+	})
+	if err != nil {
+		return v, err
+	}
+	for _, l := range leases {
+		v.Addresses = append(v.Addresses, l.Addr)
+		if l.PreferredUntil.After(v.By) {
+			v.By = l.PreferredUntil
+		}
+	}
+	return v, r.store.Barrier().Wait()
+}
+
+func rotateCommand() *cobra.Command {
+	var file *string
+	var address string
+	var dry, asJSON bool
+	c := &cobra.Command{
+		Use:   "rotate",
+		Short: "Have a subscriber get other addresses",
+		Long: `Have the subscriber who holds an address get others: at its next renewal each of its
+clients is leased a new address beside the one that it has, which goes on for its valid
+lifetime, so that no connection breaks. Who the subscriber is stays unknown.`,
+		Example: `  gidserver rotate --subscriber-of 2001:db8:1:0:c7e2:7e0b:911e:c94b`,
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			addr, err := netip.ParseAddr(address)
+			if err != nil {
+				return cli.Usagef("--subscriber-of: %q is no address", address)
+			}
+			s, err := load(*file)
+			if err != nil {
+				return err
+			}
+			url := "http://gidserver/rotate?address=" + addr.String()
+			if dry {
+				url += "&dry"
+			}
+			resp, err := control.Client(s.controlPath()).Post(url, "", http.NoBody)
+			if err != nil {
+				return fmt.Errorf("no server is running with this configuration: %w", err)
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				text, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+				return errors.Join(errors.New(strings.TrimSpace(string(text))), err)
+			}
+			var v rotation
+			if err := json.NewDecoder(resp.Body).Decode(&v); err != nil {
+				return err
+			}
+			if asJSON {
+				return json.NewEncoder(c.OutOrStdout()).Encode(v)
+			}
+			for _, a := range v.Addresses {
+				fmt.Fprintln(c.OutOrStdout(), a)
+			}
+			what := "are replaced"
+			if dry {
+				what = "would be replaced (this was a dry run)"
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%d address(es) %s when their clients renew, by %s\n", len(v.Addresses), what, v.By.Format(time.RFC3339))
+			return nil
+		},
+	}
+	file = configFlag(c)
+	f := c.Flags()
+	f.StringVar(&address, "subscriber-of", "", "an `address` of the subscriber's")
+	f.BoolVarP(&dry, "dry-run", "n", false, "say what would be replaced and replace nothing")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
+	cli.Require(c, "subscriber-of")
+	return c
 }
 
 // statusView is what the server tells of itself.

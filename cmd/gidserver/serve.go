@@ -100,7 +100,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	if err != nil {
 		return err
 	}
-	run.server = server
+	run.server, run.feed = server, feed
 	alloc.Observe(server.Changed)
 	if s.zones != nil {
 		if err := s.fillZone(store, time.Now()); err != nil {
@@ -161,7 +161,8 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	if err != nil {
 		return err
 	}
-	ctl := &http.Server{Handler: controlHandler(run, resolver)}
+	// Who follows the leases is let go when the server ends.
+	ctl := &http.Server{Handler: controlHandler(run, resolver), BaseContext: func(net.Listener) context.Context { return ctx }}
 	start("control socket", func(ctx context.Context) error { return control.Serve(ctx, ctl, socket, log) })
 	start("upkeep", func(ctx context.Context) error { return maintain(ctx, keys, store, alloc, server, log) })
 	start("DHCPv6", server.Serve)
