@@ -4,13 +4,27 @@
 # does nothing where they are installed already. No daemon of theirs is started:
 # the tests start their own, in network namespaces.
 set -eu
-packages="gcc libc6-dev iproute2 procps util-linux isc-dhcp-client isc-dhcp-relay dhcpcd-base dibbler-client dnsmasq-base nftables softhsm2 bind9-dnsutils ldnsutils unbound postfix swaks opendkim opendkim-tools miltertest freeradius radsecproxy openssl curl"
+packages="gcc libc6-dev iproute2 procps util-linux isc-dhcp-client isc-dhcp-relay dhcpcd-base dibbler-client dnsmasq-base nftables softhsm2 bind9-dnsutils ldnsutils unbound postfix swaks opendkim opendkim-tools miltertest freeradius radsecproxy openssl curl m4 libwrap0"
 
 missing=""
 for p in $packages; do
 	dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
 done
-[ -n "$missing" ] || exit 0
+# Sendmail cannot be installed beside Postfix: its files are unpacked for the tests.
+sendmail=bin/sendmail
+unpack_sendmail() {
+	[ ! -x $sendmail/usr/libexec/sendmail/sendmail ] || return 0
+	echo "Unpacking Debian's Sendmail into $sendmail"
+	rm -rf $sendmail && mkdir -p $sendmail
+	(
+		cd $sendmail
+		get="apt-get -qq -o APT::Sandbox::User=root download sendmail-bin sendmail-cf"
+		$get || { apt-get -qq update && $get; }
+		for f in *.deb; do dpkg -x "$f" . && rm "$f"; done
+	)
+}
+
+[ -n "$missing" ] || { unpack_sendmail; exit 0; }
 
 if [ "$(id -u)" != 0 ]; then
 	echo "These Debian packages are missing:$missing" >&2
@@ -30,3 +44,4 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get -qq update
 # shellcheck disable=SC2086
 apt-get -qq install -y --no-install-recommends $missing >/dev/null
+unpack_sendmail

@@ -34,6 +34,9 @@ func runMain(m *testing.M) int {
 			missing = append(missing, p)
 		}
 	}
+	if _, err := os.Stat("../../bin/sendmail/usr/libexec/sendmail/sendmail"); err != nil {
+		missing = append(missing, "bin/sendmail")
+	}
 	if os.Geteuid() != 0 || len(missing) > 0 {
 		fmt.Fprintf(os.Stderr, "\nTHE END-TO-END TESTS CANNOT RUN. They need root (this is uid %d) and the programs of `make deps`; missing: %v\n\n", os.Geteuid(), missing)
 		return 1

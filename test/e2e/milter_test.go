@@ -234,3 +234,31 @@ func TestTheLedgerIsAwayForLong(t *testing.T) {
 	}
 	r.recorded(accepted)
 }
+
+// Sendmail speaks to gidmilter as Postfix does: a message goes over it and then Postfix, and
+// its chain leads to the client.
+func TestSendmailBeginsAChain(t *testing.T) {
+	t.Parallel()
+	r := newRelays(t, nil, netlab.MailRelayOptions{Policy: "submission-ports = [587]\n"}, netlab.MailRelayOptions{})
+	first, last := r.all[0], r.all[1]
+	r.must(last.Start())
+	r.must(first.StartMilter())
+	r.must(first.StartSendmail("../../bin/sendmail", last))
+	for _, subject := range []string{"plain", "forged"} {
+		args := []string{"--server", first.Addr.String(), "--local-interface", r.addr.String(), "--helo", "client.example", "--from", "alice@example.org", "--to", "bob@example.net",
+			"--header", "Subject: " + subject, "--body", "Hello  Bob, \n\nthis is it.\n\n"}
+		if subject == "forged" {
+			args = append(args, "--header", "Bright-Source: v=1; a=2001:db8::bad", "--header", "Authentication-Results: "+first.Name+"; x-bright-source=pass policy.gid=\"2001:db8::bad\"")
+		}
+		r.must(r.client.Do("swaks", args...))
+		path := r.arrived(subject)
+		if v := r.verify(path); v.Source != r.addr.String() || v.Live != "pass" || len(v.Hops) != 2 || v.Hops[0].Relay != first.Name {
+			t.Errorf("%s: %+v", subject, v)
+		}
+		b, err := os.ReadFile(path)
+		r.must(err)
+		if strings.Contains(string(b), "2001:db8::bad") {
+			t.Errorf("what was forged has come through:\n%s", b)
+		}
+	}
+}
