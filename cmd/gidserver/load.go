@@ -34,6 +34,7 @@ type setup struct {
 	escrow      *idcodec.EscrowKey
 	sources     []eidauth.Source
 	radius      *radius.Config // nil without RADIUS
+	accounting  *radius.Config // nil without accounting
 	tableSize   int
 	plainEIDs   int // table rows whose EID is not sealed
 
@@ -73,7 +74,7 @@ func load(file string) (*setup, error) {
 		check("enrolment", s.loadEnrolment())
 	}
 	check("auth", s.loadAuth())
-	if len(cfg.RADIUS.Servers) > 0 {
+	if len(cfg.RADIUS.Servers)+len(cfg.RADIUS.Accounting) > 0 {
 		check("radius", s.loadRADIUS())
 	}
 	if cfg.Resolve.Listen != "" {
@@ -226,13 +227,25 @@ func (s *setup) loadRADIUS() error {
 		}
 		secure.Certificates = []tls.Certificate{cert}
 	}
-	for _, x := range r.Servers {
-		server := radius.Server{Address: x.Address, Secret: secret}
-		if x.TLS {
-			server.Secret, server.TLS = []byte("radsec"), secure // RFC 6614 §2.3
+	servers := func(all []config.RADIUSServer) (out []radius.Server) {
+		for _, x := range all {
+			server := radius.Server{Address: x.Address, Secret: secret}
+			if x.TLS {
+				server.Secret, server.TLS = []byte("radsec"), secure // RFC 6614 §2.3
+			}
+			out = append(out, server)
 		}
-		c.Servers = append(c.Servers, server)
+		return out
 	}
+	if len(r.Accounting) > 0 {
+		a := *c
+		a.Servers = servers(r.Accounting)
+		s.accounting = &a
+	}
+	if len(r.Servers) == 0 {
+		return nil
+	}
+	c.Servers = servers(r.Servers)
 	s.radius = c
 	_, err = radius.New(*c)
 	return err

@@ -22,7 +22,8 @@ type collector struct {
 	store *pebblestore.Store
 	zone  *gidzone.Stats
 
-	radius *radius.Stats
+	radius     *radius.Stats
+	accounting *radius.AccountingStats
 }
 
 var (
@@ -37,6 +38,7 @@ var (
 	descSubscribers = prometheus.NewDesc("gidserver_subscribers", "Subscribers in the registry.", nil, nil)
 	descAnswers     = prometheus.NewDesc("gidserver_zone_answers_total", "Answers of the reverse zone, by what they say; limited are those of these that were cut or not sent.", []string{"result"}, nil)
 	descRADIUS      = prometheus.NewDesc("gidserver_radius_total", "Clients about whom RADIUS servers were asked, by what came of it; unsigned are those of failed whose answer had no right Message-Authenticator.", []string{"result"}, nil)
+	descAccounting  = prometheus.NewDesc("gidserver_radius_accounting_total", "Accounting messages: sent; failed attempts at all servers; lost, since too many waited.", []string{"result"}, nil)
 	descFull        = prometheus.NewDesc("gidserver_disk_full", "1 while leases wait for disk space.", nil, nil)
 )
 
@@ -68,6 +70,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(descRADIUS, c.radius.Failed.Load(), "failed")
 	counter(descRADIUS, c.radius.Unsigned.Load(), "unsigned")
 	counter(descRADIUS, c.radius.Overloaded.Load(), "overloaded")
+	counter(descAccounting, c.accounting.Sent.Load(), "sent")
+	counter(descAccounting, c.accounting.Failed.Load(), "failed")
+	counter(descAccounting, c.accounting.Lost.Load(), "lost")
 	ch <- prometheus.MustNewConstMetric(descSubscribers, prometheus.GaugeValue, float64(c.store.Subscribers()))
 	full := 0.0
 	if c.store.Full() {
@@ -76,9 +81,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(descFull, prometheus.GaugeValue, full)
 }
 
-func metricsHandler(stats *dhcpv6.Stats, store *pebblestore.Store, zone *gidzone.Stats, asked *radius.Stats) http.Handler {
+func metricsHandler(stats *dhcpv6.Stats, store *pebblestore.Store, zone *gidzone.Stats, asked *radius.Stats, told *radius.AccountingStats) http.Handler {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collector{stats, store, zone, asked}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(collector{stats, store, zone, asked, told}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{}))
 	return mux

@@ -41,10 +41,12 @@ type running struct {
 	registrar *lease.Registrar
 	stats     *dhcpv6.Stats
 	radius    *radius.Stats
-	server    *dhcpv6.Server
-	feed      *dhcpv6.Feed
-	queries   *dhcpv6.LeaseQueryServer // nil without leasequery
-	began     time.Time
+
+	accounting *radius.AccountingStats
+	server     *dhcpv6.Server
+	feed       *dhcpv6.Feed
+	queries    *dhcpv6.LeaseQueryServer // nil without leasequery
+	began      time.Time
 
 	mu       sync.Mutex // one reload at a time
 	setup    *setup
@@ -90,7 +92,7 @@ func fixed(old, new *setup) (keys []string) {
 		{"lease.retention", old.Lease.Retention, new.Lease.Retention}, {"lease.max-age", old.Lease.MaxAge, new.Lease.MaxAge},
 		{"resolve", old.Resolve, new.Resolve}, {"ledger", old.Ledger, new.Ledger},
 		{"leasequery.listen", old.LeaseQuery.Listen, new.LeaseQuery.Listen}, {"leasequery.identity", old.LeaseQuery.Identity, new.LeaseQuery.Identity},
-		{"leasequery.filters", old.LeaseQuery.Filters, new.LeaseQuery.Filters}, {"zone", old.Zone, new.Zone}, {"metrics", old.Metrics, new.Metrics}, {"log.format", old.Log.Format, new.Log.Format},
+		{"leasequery.filters", old.LeaseQuery.Filters, new.LeaseQuery.Filters}, {"zone", old.Zone, new.Zone}, {"metrics", old.Metrics, new.Metrics}, {"radius.accounting", old.RADIUS.Accounting, new.RADIUS.Accounting}, {"log.format", old.Log.Format, new.Log.Format},
 	} {
 		if !reflect.DeepEqual(x.old, x.new) {
 			keys = append(keys, x.key)
@@ -98,6 +100,55 @@ func fixed(old, new *setup) (keys []string) {
 	}
 	return keys
 }
+
+// account tells RADIUS servers of leases that begin, go on and end, until the context ends.
+func (r *running) account(ctx context.Context, a *radius.Accountant) error {
+	session := func(l *lease.Lease) radius.Session {
+		s := radius.Session{Address: l.Addr, Start: l.Start, Until: l.ValidUntil, Renewed: l.Updated.After(l.Start)}
+		if l.State == lease.Declined {
+			s.Until = l.Updated // it is set aside for longer
+		}
+		return s
+	}
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	parts.Go(func() { // leases may run out, of which nobody tells
+		tick := time.NewTicker(sweepAccounts)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				a.Sweep()
+			}
+		}
+	})
+	for {
+		err := r.feed.Follow(ctx, func() error {
+			return r.store.Each(func(l lease.Lease) error {
+				if l.Live(time.Now()) {
+					a.Known(session(&l))
+				}
+				return ctx.Err()
+			})
+		}, func(l lease.Lease) error {
+			a.Changed(session(&l))
+			return nil
+		})
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case !errors.Is(err, dhcpv6.ErrBehind):
+			return err
+		}
+	}
+}
+
+// sweepAccounts is how often sessions are looked for that have run out.
+const sweepAccounts = 5 * time.Second
 
 // reload reads the configuration again and has it hold from the next packet on. With an
 // error in it the old one stays.

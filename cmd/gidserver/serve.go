@@ -87,7 +87,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 		log.Warn("the static table holds EIDs in the clear; seal them with gidserver seal-table", "file", s.Auth.Table, "rows", s.plainEIDs)
 	}
 
-	run := &running{setup: s, log: log, level: level, store: store, began: time.Now(), stats: new(dhcpv6.Stats), radius: new(radius.Stats)}
+	run := &running{setup: s, log: log, level: level, store: store, began: time.Now(), stats: new(dhcpv6.Stats), radius: new(radius.Stats), accounting: new(radius.AccountingStats)}
 	run.alloc = lease.NewAllocator(store, s.keyring, s.Lease.Policy())
 	run.registrar = lease.NewRegistrar(store, s.registryKey, s.escrow, s.Realm, rand.Reader)
 	alloc := run.alloc
@@ -154,7 +154,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 		if err != nil {
 			return fmt.Errorf("metrics.listen: %w", err)
 		}
-		h := &http.Server{Handler: metricsHandler(run.stats, store, answers, run.radius)}
+		h := &http.Server{Handler: metricsHandler(run.stats, store, answers, run.radius, run.accounting)}
 		start("metrics", func(ctx context.Context) error { return control.Serve(ctx, h, l, log) })
 	}
 	socket, err := control.Listen(s.controlPath())
@@ -167,6 +167,15 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	start("upkeep", func(ctx context.Context) error { return maintain(ctx, keys, store, alloc, server, log) })
 	start("DHCPv6", server.Serve)
 	start("reload", run.reloadOnHangup)
+	if s.accounting != nil {
+		s.accounting.Log = log
+		accountant, err := radius.NewAccountant(*s.accounting, run.accounting)
+		if err != nil {
+			return err
+		}
+		start("accounting", func(ctx context.Context) error { return run.account(ctx, accountant) })
+		start("accounting", accountant.Run)
+	}
 
 	log.Info("serving", "version", version, "realm", s.Realm, "links", len(s.Links), "subscribers", store.Subscribers())
 	<-ctx.Done()

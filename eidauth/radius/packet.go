@@ -41,8 +41,12 @@ func mac(p *radius.Packet, request [16]byte) ([]byte, error) {
 	return h.Sum(nil), nil
 }
 
-// sign puts the right Message-Authenticator into a request that has one.
+// sign puts the right Message-Authenticator into a request that has one. Accounting has
+// none: its Request Authenticator is made with the secret (RFC 2866 §3).
 func sign(p *radius.Packet) error {
+	if p.Code == radius.CodeAccountingRequest {
+		return nil
+	}
 	sum, err := mac(p, p.Authenticator)
 	if err != nil {
 		return err

@@ -117,6 +117,26 @@ type server struct {
 	tls  *tlsClient
 }
 
+func newServer(x Server) *server {
+	s := &server{Server: x}
+	if x.TLS != nil {
+		s.tls = &tlsClient{addr: x.Address, config: x.TLS, secret: x.Secret}
+	}
+	return s
+}
+
+// exchange sends a packet, by UDP again after each timeout, and waits for the answer.
+func (x *server) exchange(ctx context.Context, p *radius.Packet, timeout time.Duration) (*radius.Packet, error) {
+	if x.tls != nil {
+		return x.tls.exchange(ctx, p)
+	}
+	if err := sign(p); err != nil {
+		return nil, err
+	}
+	c := radius.Client{Retry: timeout}
+	return c.Exchange(ctx, p, x.Address)
+}
+
 // New returns a source.
 func New(c Config) (*Source, error) {
 	switch {
@@ -142,11 +162,7 @@ func New(c Config) (*Source, error) {
 		if len(x.Secret) == 0 {
 			return nil, fmt.Errorf("server %s: no secret", x.Address)
 		}
-		srv := &server{Server: x}
-		if x.TLS != nil {
-			srv.tls = &tlsClient{addr: x.Address, config: x.TLS, secret: x.Secret}
-		}
-		s.servers = append(s.servers, srv)
+		s.servers = append(s.servers, newServer(x))
 	}
 	return s, nil
 }
@@ -352,16 +368,7 @@ func (s *Source) one(x *server, q *question) (*radius.Packet, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(s.c.Tries)*s.c.Timeout)
 	defer cancel()
-	var reply *radius.Packet
-	if x.tls != nil {
-		reply, err = x.tls.exchange(ctx, p)
-	} else {
-		if err := sign(p); err != nil {
-			return nil, err
-		}
-		c := radius.Client{Retry: s.c.Timeout}
-		reply, err = c.Exchange(ctx, p, x.Address)
-	}
+	reply, err := x.exchange(ctx, p, s.c.Timeout)
 	if err != nil {
 		return nil, err
 	}

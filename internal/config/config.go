@@ -98,6 +98,7 @@ type Enrolment struct {
 // RADIUS is who is asked about clients.
 type RADIUS struct {
 	Servers        []RADIUSServer `toml:"servers"`
+	Accounting     []RADIUSServer `toml:"accounting"`
 	Secret         string         `toml:"secret"`       // a file; of servers by UDP
 	CA             string         `toml:"ca"`           // certificates; of servers by TLS
 	Identity       string         `toml:"tls-identity"` // path without .key and .pem
@@ -133,7 +134,7 @@ func (s *RADIUSServer) UnmarshalText(text []byte) error {
 
 // has reports whether there is a server by TLS, or one by UDP.
 func (r *RADIUS) has(tls bool) bool {
-	return slices.ContainsFunc(r.Servers, func(s RADIUSServer) bool { return s.TLS == tls })
+	return slices.ContainsFunc(slices.Concat(r.Servers, r.Accounting), func(s RADIUSServer) bool { return s.TLS == tls })
 }
 
 // Resolve is the API for warrants.
@@ -419,10 +420,10 @@ func (c *Config) check(v *checker) {
 
 func (c *Config) checkRADIUS(v *checker) {
 	r := &c.RADIUS
-	if len(r.Servers) == 0 {
+	if len(r.Servers)+len(r.Accounting) == 0 {
 		return
 	}
-	if len(c.Auth.RelayOptions) > 0 {
+	if len(r.Servers) > 0 && len(c.Auth.RelayOptions) > 0 {
 		v.fail("auth.relay-options", "with radius.servers nobody else says who a relay's clients are; want [], and radius.names for what they are called by")
 	}
 	if r.has(false) && r.Secret == "" {

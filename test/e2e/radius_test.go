@@ -62,12 +62,25 @@ modules {
   files {
     filename = %[1]s/users
   }
+  detail {
+    filename = %[1]s/detail
+    header = "%%t"
+    permissions = 0600
+  }
 }
 server default {
   listen {
     type = auth
     ipv6addr = %[3]s
     port = 1812
+  }
+  listen {
+    type = acct
+    ipv6addr = %[3]s
+    port = 1813
+  }
+  accounting {
+    detail
   }
   authorize {
     files
@@ -132,6 +145,7 @@ func TestFreeRADIUSSaysWhoAClientIs(t *testing.T) {
 	w := newWorld(t, netlab.ISPOptions{Lease: shortLease})
 	w.newRADIUS(radiusUsers).freeradius()
 	w.must(w.Configure("radius", "servers = [\"["+radiusAddr+"]:1899\", \"["+radiusAddr+"]:1812\"]\n"+radiusSettings))
+	w.must(w.Configure("radius", "accounting = [\"["+radiusAddr+"]:1813\"]\n"))
 	w.must(w.Configure("metrics", "listen = \"[::1]:9547\"\n"))
 	prefix, _ := w.attach("dhcrelay")
 	w.must(w.Serve())
@@ -140,6 +154,27 @@ func TestFreeRADIUSSaysWhoAClientIs(t *testing.T) {
 	addr := w.leased(prefix)
 	lease := w.lease(addr, active)
 	w.lease(addr, func(l netlab.Lease) bool { return l.Updated.After(lease.Updated) }) // it is renewed
+	// Accounting tells of the address's lease, and of nobody's name.
+	detail := func() string {
+		b, err := os.ReadFile(filepath.Join(w.lab.Dir, "radius", "detail"))
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	w.must(c.Release())
+	w.must(netlab.Until(20*time.Second, func() error {
+		text := detail()
+		for _, want := range []string{"Acct-Status-Type = Start", "Acct-Status-Type = Interim-Update", "Acct-Status-Type = Stop", "Framed-IPv6-Address = " + addr.String()} {
+			if !strings.Contains(text, want) {
+				return fmt.Errorf("no %q in the accounts:\n%s", want, text)
+			}
+		}
+		return nil
+	}))
+	if text := detail(); strings.Contains(text, canary) || strings.Contains(text, "User-Name") {
+		t.Errorf("a name stands in the accounts:\n%s", text)
+	}
 	metrics, err := w.Host.Output("curl", "-sf", "http://[::1]:9547/metrics")
 	w.must(err)
 	if !strings.Contains(metrics, "gidserver_radius_total{result=\"accepted\"} 1\n") || !strings.Contains(metrics, "gidserver_subscribers 1\n") || strings.Contains(metrics, canary) {
