@@ -221,9 +221,18 @@ func (s *setup) loadRADIUS() error {
 		}
 	}
 	if r.Identity != "" {
-		cert, err := tls.LoadX509KeyPair(r.Identity+".pem", r.Identity+".key")
+		key, err := secretfile.Read(r.Identity + ".key")
 		if err != nil {
 			return err
+		}
+		defer clear(key)
+		chain, err := os.ReadFile(r.Identity + ".pem")
+		if err != nil {
+			return err
+		}
+		cert, err := tls.X509KeyPair(chain, key)
+		if err != nil {
+			return fmt.Errorf("%s: %w", r.Identity, err)
 		}
 		secure.Certificates = []tls.Certificate{cert}
 	}

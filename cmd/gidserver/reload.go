@@ -293,6 +293,10 @@ lifetime, so that no connection breaks. Who the subscriber is stays unknown.`,
 			for _, a := range v.Addresses {
 				fmt.Fprintln(c.OutOrStdout(), a)
 			}
+			if len(v.Addresses) == 0 {
+				fmt.Fprintln(c.OutOrStdout(), "the subscriber has no address that is leased, and so none to replace")
+				return nil
+			}
 			what := "are replaced"
 			if dry {
 				what = "would be replaced (this was a dry run)"

@@ -169,13 +169,13 @@ func New(c Config) (*Source, error) {
 
 // question is what a server is asked about a client.
 type question struct {
-	name                          []byte
-	interfaceID, remoteID, callee []byte
+	name                           []byte
+	interfaceID, remoteID, calling []byte
 }
 
 func (q *question) key() [sha256.Size]byte {
 	h := sha256.New()
-	for _, f := range [][]byte{q.name, q.interfaceID, q.remoteID, q.callee} {
+	for _, f := range [][]byte{q.name, q.interfaceID, q.remoteID, q.calling} {
 		fmt.Fprintf(h, "%d:", len(f))
 		h.Write(f)
 	}
@@ -198,7 +198,7 @@ func (s *Source) ask(c *eidauth.Client) (q question, ok bool) {
 	q.interfaceID = option(func(r *eidauth.Relay) []byte { return r.InterfaceID })
 	q.remoteID = option(func(r *eidauth.Relay) []byte { return r.RemoteID })
 	if ll := c.LinkLayer(); len(ll) > 0 {
-		q.callee = []byte(strings.ToUpper(strings.ReplaceAll(net.HardwareAddr(ll).String(), ":", "-")))
+		q.calling = []byte(strings.ToUpper(strings.ReplaceAll(net.HardwareAddr(ll).String(), ":", "-")))
 	}
 	for _, n := range s.c.Names {
 		switch n {
@@ -211,7 +211,7 @@ func (s *Source) ask(c *eidauth.Client) (q question, ok bool) {
 		case string(eidauth.InterfaceID):
 			q.name = q.interfaceID
 		case NameLinkLayer:
-			q.name = q.callee
+			q.name = q.calling
 		case NameDUID:
 			q.name = []byte(hex.EncodeToString(c.DUID))
 		}
@@ -411,8 +411,8 @@ func (s *Source) request(secret []byte, q *question) (*radius.Packet, error) {
 	if len(q.remoteID) > 4 && len(q.remoteID) <= maxVendorValue {
 		errs = append(errs, rfc4679.ADSLAgentRemoteID_Set(p, q.remoteID[4:]))
 	}
-	if len(q.callee) > 0 {
-		errs = append(errs, rfc2865.CallingStationID_Set(p, q.callee))
+	if len(q.calling) > 0 {
+		errs = append(errs, rfc2865.CallingStationID_Set(p, q.calling))
 	}
 	return p, errors.Join(errs...)
 }
