@@ -101,7 +101,9 @@ func (c *tlsClient) exchange(ctx context.Context, p *radius.Packet) (*radius.Pac
 	select {
 	case <-ctx.Done():
 		c.mu.Lock()
-		delete(c.waiting, p.Identifier)
+		if c.waiting[p.Identifier] == a { // it may be a later connection's
+			delete(c.waiting, p.Identifier)
+		}
 		c.mu.Unlock()
 		return nil, ctx.Err()
 	case x := <-a.answer:
@@ -146,6 +148,7 @@ func (c *tlsClient) send(ctx context.Context, p *radius.Packet) (*asked, error) 
 	if _, err := c.conn.Write(wire); err != nil {
 		delete(c.waiting, p.Identifier)
 		_ = c.conn.Close() // its reader ends the others' wait
+		c.conn = nil
 		return nil, err
 	}
 	return a, nil
@@ -166,13 +169,13 @@ func (c *tlsClient) read(conn net.Conn, waiting map[byte]*asked) {
 	_ = conn.Close()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.conn == conn {
+		c.conn = nil
+	}
 	for _, a := range waiting {
 		a.answer <- answer{err: err}
 	}
 	clear(waiting)
-	if c.conn == conn {
-		c.conn = nil
-	}
 }
 
 func (c *tlsClient) readOne(r *bufio.Reader, waiting map[byte]*asked) error {
@@ -190,9 +193,8 @@ func (c *tlsClient) readOne(r *bufio.Reader, waiting map[byte]*asked) error {
 		return err
 	}
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	a := waiting[b[1]]
-	delete(waiting, b[1])
-	c.mu.Unlock()
 	if a == nil {
 		return nil // it came too late
 	}
@@ -200,6 +202,11 @@ func (c *tlsClient) readOne(r *bufio.Reader, waiting map[byte]*asked) error {
 	if err == nil && !radius.IsAuthenticResponse(b, a.wire, c.secret) {
 		err = errForged
 	}
-	a.answer <- answer{p, err}
-	return err
+	if err != nil {
+		// Who waits is told when nobody can be given this connection any more.
+		return err
+	}
+	delete(waiting, b[1])
+	a.answer <- answer{p: p}
+	return nil
 }
