@@ -7,6 +7,7 @@ package dhcpv6
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,7 +16,6 @@ import (
 	"time"
 
 	dhcp6 "github.com/insomniacslk/dhcp/dhcpv6"
-	"github.com/insomniacslk/dhcp/iana"
 
 	"brightgid/eidauth"
 	"brightgid/idcodec"
@@ -39,6 +39,10 @@ type Link struct {
 	// Prefixes are what addresses are leased from, one from each for every
 	// identity association.
 	Prefixes []idcodec.Prefix
+
+	// Pools are what prefixes are delegated from, one of one of them for every
+	// identity association of prefix delegation.
+	Pools []lease.Pool
 
 	// Options go before those of all links.
 	Options []Option
@@ -121,10 +125,11 @@ type Handler struct {
 	pending <-chan struct{}
 
 	// What one message needs is kept from call to call.
-	msg    message
-	hops   []hop
-	relays []eidauth.Relay
-	client eidauth.Client
+	msg     message
+	hops    []hop
+	relays  []eidauth.Relay
+	client  eidauth.Client
+	granted []int
 }
 
 // NewHandler returns a handler. It refuses a configuration that no client could
@@ -145,8 +150,36 @@ func NewHandler(cfg Config, auth Authenticator, reg Registrar, leases Leases, st
 			seen[p] = l.Name
 		}
 	}
+	if err := checkPools(cfg.Links); err != nil {
+		return nil, err
+	}
 	h := &Handler{cfg: cfg, auth: auth, reg: reg, leases: leases, stats: stats, log: log, options: make(map[*Link][]Option)}
 	return h, h.gatherOptions()
+}
+
+// checkPools refuses pools that share addresses with one another or with links.
+func checkPools(links []Link) error {
+	var taken []netip.Prefix
+	for _, l := range links {
+		for _, p := range l.Prefixes {
+			taken = append(taken, p.Netip())
+		}
+	}
+	for _, l := range links {
+		if len(l.Pools) > lease.MaxPrefixes {
+			return fmt.Errorf("link %q: %d pools, want up to %d", l.Name, len(l.Pools), lease.MaxPrefixes)
+		}
+		for _, p := range l.Pools {
+			if err := p.Check(); err != nil {
+				return fmt.Errorf("link %q: %w", l.Name, err)
+			}
+			if i := slices.IndexFunc(taken, p.Prefix.Overlaps); i >= 0 {
+				return fmt.Errorf("link %q: the pool %s shares addresses with %s", l.Name, p.Prefix, taken[i])
+			}
+			taken = append(taken, p.Prefix)
+		}
+	}
+	return nil
 }
 
 // AnswerLeaseQueries has the handler answer LEASEQUERY messages by UDP (RFC 5007)
@@ -175,15 +208,19 @@ func (h *Handler) leaseQuery(now time.Time, in *Packet, out []byte) ([]byte, net
 
 // exchange is one client's message on its way through the handler.
 type exchange struct {
-	now    time.Time
-	msg    *message
-	link   *Link
-	hops   []hop      // from the outermost inwards
-	src    netip.Addr // where the client sent from
-	reply  builder
-	status iana.StatusCode // what kept the client from authenticating
-	text   string
-	req    lease.Request
+	now   time.Time
+	msg   *message
+	link  *Link
+	hops  []hop      // from the outermost inwards
+	src   netip.Addr // where the client sent from
+	reply builder
+	text  string // what kept the client from authenticating
+	req   lease.Request
+
+	// The IAs of an answer have one T1 and one T2 (RFC 9915 §21.4), which are known
+	// when all are written.
+	granted  []int         // where the T1 of IAs with leases stand in the reply
+	shortest time.Duration // preferred lifetime among their leases; 0 for none
 }
 
 // Handle answers a packet: it appends the answer to out and returns where it
@@ -229,7 +266,7 @@ func (h *Handler) handle(now time.Time, in *Packet, out []byte) ([]byte, netip.A
 	if drop := h.validate(m); drop != 0 {
 		return nil, to, drop
 	}
-	x := exchange{now: now, msg: m, hops: h.hops, src: in.Src.Addr()}
+	x := exchange{now: now, msg: m, hops: h.hops, src: in.Src.Addr(), granted: h.granted[:0]}
 	if n := len(h.hops); n > 0 {
 		x.src = h.hops[n-1].peer()
 	}
@@ -245,6 +282,8 @@ func (h *Handler) handle(now time.Time, in *Packet, out []byte) ([]byte, netip.A
 	if drop := h.dispatch(&x); drop != 0 {
 		return nil, to, drop
 	}
+	h.setTimers(&x)
+	h.granted = x.granted
 	for i := len(h.hops) - 1; i >= 0; i-- {
 		x.reply.close(nesting[i])
 	}
@@ -291,7 +330,7 @@ func (h *Handler) validate(m *message) Drop {
 		if m.serverID != nil && !ours {
 			return DropServerID
 		}
-		if len(m.nas)+len(m.pds) > 0 {
+		if len(m.ias) > 0 {
 			return DropUnexpectedIA
 		}
 	case messageAddrRegInform:
@@ -369,14 +408,15 @@ const (
 	textNoBinding  = "no lease of this client on this link"
 	textNotOnLink  = "an address is not appropriate for this link"
 	textOnLink     = "all addresses are appropriate for this link"
-	textNoPrefix   = "this server delegates no prefixes"
+	textNoPrefix   = "this server delegates no prefixes here"
+	textPoolFull   = "no prefix is left"
 	textReleased   = "released"
 	textDeclined   = "set aside"
 	textUnavailble = "the server cannot lease now"
 )
 
 // authenticate finds the client's subscriber number. When it returns false
-// without a reason to drop, x.status and x.text say why the client gets nothing.
+// without a reason to drop, x.text says why the client gets nothing.
 func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 	h.relays = h.relays[:0]
 	for i := len(x.hops) - 1; i >= 0; i-- {
@@ -393,9 +433,9 @@ func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 		}
 		return false, DropPending
 	case errors.Is(err, eidauth.ErrUntrustedRelay):
-		x.status, x.text = iana.StatusNoAddrsAvail, textUntrusted
+		x.text = textUntrusted
 	case errors.Is(err, eidauth.ErrUnknown):
-		x.status, x.text = iana.StatusNoAddrsAvail, textUnknown
+		x.text = textUnknown
 	default:
 		h.log.Error("authentication failed", "error", err)
 		return false, DropInternal
@@ -423,7 +463,7 @@ func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 	if len(x.hops) > 0 {
 		anchor.Relay = x.hops[0].relay.Addr.WithZone("")
 	}
-	x.req = lease.Request{Subscriber: n, Anchor: anchor, Prefixes: x.link.Prefixes}
+	x.req = lease.Request{Subscriber: n, Anchor: anchor, Prefixes: x.link.Prefixes, Pools: x.link.Pools}
 	return true, 0
 }
 
@@ -434,14 +474,17 @@ func (b hexBytes) LogValue() slog.Value { return slog.StringValue(fmt.Sprintf("%
 
 // forIA returns the lease request of one of the message's IAs.
 func (x *exchange) forIA(a *ia) *lease.Request {
-	x.req.Client = lease.Client{DUID: x.msg.clientID, IAID: a.iaid}
+	x.req.Client = lease.Client{DUID: x.msg.clientID, IAID: a.iaid, PD: a.pd}
+	x.req.Length = a.length
 	return &x.req
 }
 
 // refusal tells a client why its IA gets no address. It returns false for an
 // error that is the server's own.
-func refusal(err error) (text string, ok bool) {
+func refusal(a *ia, err error) (text string, ok bool) {
 	switch {
+	case errors.Is(err, lease.ErrNoSlot) && a.pd:
+		return textPoolFull, true
 	case errors.Is(err, lease.ErrTooMany):
 		return textTooMany, true
 	case errors.Is(err, lease.ErrTooFast):
@@ -454,45 +497,51 @@ func refusal(err error) (text string, ok bool) {
 	return "", false
 }
 
-// grants writes an IA_NA with addresses, and addresses that the client has no
-// right to with lifetimes of zero.
-func (h *Handler) grants(x *exchange, a *ia, grants []lease.Grant, withdraw []netip.Addr) {
-	t1, t2 := h.timers(grants)
-	start := x.reply.openIA(dhcp6.OptionIANA, a.iaid, t1, t2)
-	for _, g := range grants {
-		x.reply.iaAddr(g.Addr, g.Preferred, g.Valid)
+// grants writes an IA with leases, and, if withdraw, what the client has no right to
+// with lifetimes of zero.
+func (h *Handler) grants(x *exchange, a *ia, grants []lease.Grant, withdraw bool) {
+	start := x.reply.openIA(a, 0, 0)
+	if len(grants) > 0 {
+		x.granted = append(x.granted, start+4)
 	}
-	for _, addr := range withdraw {
-		if !slices.ContainsFunc(grants, func(g lease.Grant) bool { return g.Addr == addr }) {
-			x.reply.iaAddr(addr, 0, 0)
+	for _, g := range grants {
+		if g.Preferred > 0 && (x.shortest == 0 || g.Preferred < x.shortest) {
+			x.shortest = g.Preferred
+		}
+		if a.pd {
+			x.reply.iaPrefix(netip.PrefixFrom(g.Addr, int(g.Bits)), g.Preferred, g.Valid)
+		} else {
+			x.reply.iaAddr(g.Addr, g.Preferred, g.Valid)
+		}
+	}
+	if withdraw {
+		for _, addr := range a.addrs {
+			if !slices.ContainsFunc(grants, func(g lease.Grant) bool { return g.Addr == addr }) {
+				x.reply.iaAddr(addr, 0, 0)
+			}
+		}
+		for _, p := range a.prefixes {
+			if !slices.ContainsFunc(grants, func(g lease.Grant) bool { return g.Addr == p.Addr() && int(g.Bits) == p.Bits() }) {
+				x.reply.iaPrefix(p, 0, 0)
+			}
 		}
 	}
 	x.reply.close(start)
 }
 
-// timers returns T1 and T2 for the shortest preferred lifetime among addresses
-// that do not run out, never longer than it (RFC 9915 §21.4).
-func (h *Handler) timers(grants []lease.Grant) (t1, t2 time.Duration) {
-	var shortest time.Duration
-	for _, g := range grants {
-		if g.Preferred > 0 && (shortest == 0 || g.Preferred < shortest) {
-			shortest = g.Preferred
-		}
-	}
-	t1, t2 = shortest/2, shortest*4/5
+// setTimers writes T1 and T2 for the shortest preferred lifetime among leases that do not
+// run out, never longer than it (RFC 9915 §21.4), into all IAs that have leases.
+func (h *Handler) setTimers(x *exchange) {
+	t1, t2 := x.shortest/2, x.shortest*4/5
 	if h.cfg.T1 > 0 {
-		t1 = min(h.cfg.T1, shortest)
+		t1 = min(h.cfg.T1, x.shortest)
 	}
 	if h.cfg.T2 > 0 {
-		t2 = min(h.cfg.T2, shortest)
+		t2 = min(h.cfg.T2, x.shortest)
 	}
-	return t1, t2
-}
-
-// noPrefixes answers the message's IA_PDs.
-func noPrefixes(x *exchange, status iana.StatusCode, text string) {
-	for i := range x.msg.pds {
-		x.reply.iaStatus(dhcp6.OptionIAPD, x.msg.pds[i].iaid, status, text)
+	for _, at := range x.granted {
+		binary.BigEndian.PutUint32(x.reply.b[at:], wireSeconds(t1))
+		binary.BigEndian.PutUint32(x.reply.b[at+4:], wireSeconds(t2))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 
 	dhcp6 "github.com/insomniacslk/dhcp/dhcpv6"
@@ -41,7 +42,7 @@ const (
 
 // LeaseSource is what leasequery reads; a lease.Store does.
 type LeaseSource interface {
-	Lease(addr netip.Addr) (lease.Lease, error)
+	lease.Prefixes
 	Each(f func(lease.Lease) error) error
 }
 
@@ -207,7 +208,7 @@ func baseTime(w *builder, now time.Time) {
 }
 
 // clientData appends an OPTION_CLIENT_DATA (RFC 5007 §4.1.2.2) of a lease: whose
-// it is, the address with what is left of its lifetimes, zero when it is over,
+// it is, the address or the prefix with what is left of its lifetimes, zero when it is over,
 // how long ago the client last spoke, and the link-layer address (RFC 6939).
 func clientData(w *builder, x *lease.Lease, now time.Time) {
 	start := w.open(dhcp6.OptionClientData)
@@ -218,7 +219,11 @@ func clientData(w *builder, x *lease.Lease, now time.Time) {
 		// last second would drop what the client may send.
 		preferred, valid = x.PreferredUntil.Sub(now)+time.Second-1, x.ValidUntil.Sub(now)+time.Second-1
 	}
-	w.iaAddr(x.Addr, preferred, valid)
+	if x.Bits != 0 {
+		w.iaPrefix(x.Prefix(), preferred, valid)
+	} else {
+		w.iaAddr(x.Addr, preferred, valid)
+	}
 	clt := w.open(dhcp6.OptionCLTTime)
 	w.seconds(now.Sub(x.Updated))
 	w.close(clt)
@@ -260,41 +265,35 @@ func (l *leaseQuery) check(q *query) (iana.StatusCode, string) {
 	default:
 		return statusUnknownQueryType, "unknown query type"
 	}
-	if !q.link.IsUnspecified() && l.prefixes(q.link) == nil {
+	if !q.link.IsUnspecified() && l.link(q.link) == nil {
 		return statusNotConfigured, "no such link"
 	}
 	return iana.StatusSuccess, ""
 }
 
-// prefixes returns the prefixes of the link that an address is on.
-func (l *leaseQuery) prefixes(link netip.Addr) []idcodec.Prefix {
+// link returns the link that an address is on; nil for none.
+func (l *leaseQuery) link(a netip.Addr) *Link {
 	for i := range l.links {
-		for _, p := range l.links[i].Prefixes {
-			if p == idcodec.PrefixOf(link) {
-				return l.links[i].Prefixes
-			}
-		}
-		for _, a := range l.links[i].RelayLinks {
-			if a == link {
-				return l.links[i].Prefixes
-			}
+		if x := &l.links[i]; slices.Contains(x.Prefixes, idcodec.PrefixOf(a)) || slices.Contains(x.RelayLinks, a) {
+			return x
 		}
 	}
 	return nil
 }
 
-// each calls f with every live lease that a checked query asks for.
+// each calls f with every live lease that a checked query asks for. A query by address
+// is answered by the delegated prefix that the address is in, too.
 func (l *leaseQuery) each(q *query, now time.Time, f func(*lease.Lease) error) error {
-	var prefixes []idcodec.Prefix
+	var link *Link
 	if !q.link.IsUnspecified() {
-		prefixes = l.prefixes(q.link)
+		link = l.link(q.link)
 	}
 	wanted := func(x *lease.Lease) bool {
-		return x.Live(now) && (prefixes == nil || onAny(prefixes, x.Addr)) &&
+		return x.Live(now) && (link == nil || link.leases(x)) &&
 			(q.kind != queryByClientID || string(x.Client.DUID) == string(q.duid))
 	}
 	if q.kind == queryByAddress {
-		x, err := l.leases.Lease(q.addr)
+		x, err := lease.Covering(l.leases, q.addr, now)
 		if errors.Is(err, lease.ErrNotFound) || err == nil && !wanted(&x) {
 			return nil
 		}
@@ -311,11 +310,10 @@ func (l *leaseQuery) each(q *query, now time.Time, f func(*lease.Lease) error) e
 	})
 }
 
-func onAny(prefixes []idcodec.Prefix, a netip.Addr) bool {
-	for _, p := range prefixes {
-		if p == idcodec.PrefixOf(a) {
-			return true
-		}
+// leases reports whether a lease is of the link.
+func (l *Link) leases(x *lease.Lease) bool {
+	if x.Bits == 0 {
+		return slices.Contains(l.Prefixes, idcodec.PrefixOf(x.Addr))
 	}
-	return false
+	return slices.ContainsFunc(l.Pools, func(p lease.Pool) bool { return p.Prefix.Contains(x.Addr) })
 }

@@ -41,6 +41,15 @@ func (m memory) Lease(a netip.Addr) (lease.Lease, error) {
 	return lease.Lease{}, lease.ErrNotFound
 }
 
+func (m memory) Lengths() (all []uint8) {
+	for _, x := range m {
+		if x.Bits != 0 && !slices.Contains(all, x.Bits) {
+			all = append(all, x.Bits)
+		}
+	}
+	return all
+}
+
 func (m memory) Each(f func(lease.Lease) error) error {
 	for _, x := range m {
 		if err := f(x); err != nil {
@@ -112,7 +121,7 @@ func newQueryLab(t *testing.T, leases LeaseSource) *queryLab {
 	l.server = NewLeaseQueryServer(Config{
 		ServerID: duidOf(99).ToBytes(),
 		Links: []Link{
-			{Name: "a", Prefixes: []idcodec.Prefix{prefixOf(prefixA)}},
+			{Name: "a", Prefixes: []idcodec.Prefix{prefixOf(prefixA)}, Pools: []lease.Pool{testPool("2001:db8:4000::/40", 56)}},
 			{Name: "b", Prefixes: []idcodec.Prefix{prefixOf(prefixB)}, RelayLinks: []netip.Addr{netip.MustParseAddr("2001:db8:ff::2")}},
 		},
 	}, leases, l.feed, &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{serverCert}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clientPool}, time.Now, slog.New(slog.DiscardHandler))

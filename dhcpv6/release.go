@@ -25,20 +25,26 @@ func (h *Handler) end(x *exchange, end func(time.Time, *lease.Request, []netip.A
 	}
 	h.begin(x, dhcp6.MessageTypeReply)
 	x.reply.status(iana.StatusSuccess, text)
-	for i := range x.msg.nas {
-		a := &x.msg.nas[i]
+	for i := range x.msg.ias {
+		a := &x.msg.ias[i]
+		if a.pd && x.msg.typ == dhcp6.MessageTypeDecline {
+			continue // only addresses can be declined
+		}
 		had := false
 		if ok {
+			where := a.addrs
+			for _, p := range a.prefixes {
+				where = append(where, p.Addr())
+			}
 			var err error
-			if had, err = end(x.now, x.forIA(a), a.addrs); err != nil {
+			if had, err = end(x.now, x.forIA(a), where); err != nil {
 				h.log.Error("ending a lease failed", "link", x.link.Name, "error", err)
 				return DropInternal
 			}
 		}
 		if !had {
-			x.reply.iaStatus(dhcp6.OptionIANA, a.iaid, iana.StatusNoBinding, textNoBinding)
+			x.reply.iaStatus(a, iana.StatusNoBinding, textNoBinding)
 		}
 	}
-	noPrefixes(x, iana.StatusNoBinding, textNoPrefix)
 	return 0
 }

@@ -14,7 +14,7 @@ import (
 // only in what validate asked of them.
 //
 // An IA that the server has no lease for gets NoBinding, upon which the client
-// sends a Request. Addresses that the client has no right to come back with
+// sends a Request. What the client has no right to comes back with
 // lifetimes of zero.
 func (h *Handler) renew(x *exchange) Drop {
 	ok, drop := h.authenticate(x)
@@ -22,35 +22,24 @@ func (h *Handler) renew(x *exchange) Drop {
 		return drop
 	}
 	h.begin(x, dhcp6.MessageTypeReply)
-	for i := range x.msg.nas {
-		a := &x.msg.nas[i]
+	for i := range x.msg.ias {
+		a := &x.msg.ias[i]
 		if !ok {
-			x.reply.iaStatus(dhcp6.OptionIANA, a.iaid, iana.StatusNoBinding, x.text)
+			x.reply.iaStatus(a, iana.StatusNoBinding, x.text)
 			continue
 		}
 		grants, err := h.leases.Renew(x.now, x.forIA(a))
-		if err == nil {
-			h.grants(x, a, grants, a.addrs)
-			continue
-		}
-		if errors.Is(err, lease.ErrNotFound) {
-			if slices.ContainsFunc(a.addrs, x.offLink) {
-				h.grants(x, a, nil, a.addrs)
-			} else {
-				x.reply.iaStatus(dhcp6.OptionIANA, a.iaid, iana.StatusNoBinding, textNoBinding)
-			}
-			continue
-		}
-		text, ok := refusal(err)
-		if !ok {
-			h.log.Error("renewing failed", "link", x.link.Name, "error", err)
+		switch {
+		case err == nil:
+			h.grants(x, a, grants, true)
+		case errors.Is(err, lease.ErrNotFound) && (slices.ContainsFunc(a.addrs, x.offLink) || slices.ContainsFunc(a.prefixes, x.offPools)):
+			h.grants(x, a, nil, true)
+		case errors.Is(err, lease.ErrNotFound):
+			x.reply.iaStatus(a, iana.StatusNoBinding, textNoBinding)
+		case !h.refuse(x, a, err):
 			return DropInternal
 		}
-		h.stats.Refused.Add(1)
-		h.log.Warn("a lease is not renewed", "subscriber", x.req.Subscriber, "link", x.link.Name, "reason", err)
-		x.reply.iaStatus(dhcp6.OptionIANA, a.iaid, iana.StatusNoAddrsAvail, text)
 	}
-	noPrefixes(x, iana.StatusNoBinding, textNoPrefix)
 	h.settings(x)
 	return 0
 }

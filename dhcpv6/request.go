@@ -23,42 +23,62 @@ func (h *Handler) request(x *exchange) Drop {
 	if drop := h.give(x, ok, give); drop != 0 {
 		return drop
 	}
-	noPrefixes(x, iana.StatusNoPrefixAvail, textNoPrefix)
 	h.settings(x)
 	return 0
 }
 
-// give answers the IA_NAs of a Solicit or a Request with what a function grants,
-// or with the reason why there is nothing.
+// give answers the IAs of a Solicit or a Request with what a function grants, or with
+// the reason why there is nothing.
 func (h *Handler) give(x *exchange, authenticated bool, grant func(time.Time, *lease.Request) ([]lease.Grant, error)) Drop {
-	for i := range x.msg.nas {
-		a := &x.msg.nas[i]
+	for i := range x.msg.ias {
+		a := &x.msg.ias[i]
 		switch {
 		case !authenticated:
-			x.reply.iaStatus(dhcp6.OptionIANA, a.iaid, x.status, x.text)
+			x.reply.iaStatus(a, a.none(), x.text)
+			continue
+		case a.pd && len(x.link.Pools) == 0:
+			x.reply.iaStatus(a, a.none(), textNoPrefix)
 			continue
 		case x.msg.typ == dhcp6.MessageTypeRequest && slices.ContainsFunc(a.addrs, x.offLink):
-			x.reply.iaStatus(dhcp6.OptionIANA, a.iaid, iana.StatusNotOnLink, textNotOnLink)
+			x.reply.iaStatus(a, iana.StatusNotOnLink, textNotOnLink)
 			continue
 		}
 		grants, err := grant(x.now, x.forIA(a))
-		if err != nil {
-			text, ok := refusal(err)
-			if !ok {
-				h.log.Error("leasing failed", "link", x.link.Name, "error", err)
-				return DropInternal
-			}
-			h.stats.Refused.Add(1)
-			h.log.Warn("an authenticated client gets no address", "subscriber", x.req.Subscriber, "link", x.link.Name, "reason", err)
-			x.reply.iaStatus(dhcp6.OptionIANA, a.iaid, iana.StatusNoAddrsAvail, text)
+		if err == nil {
+			h.grants(x, a, grants, false)
 			continue
 		}
-		h.grants(x, a, grants, nil)
+		if !h.refuse(x, a, err) {
+			return DropInternal
+		}
 	}
 	return 0
+}
+
+// refuse tells a client why its IA gets nothing. It returns false for an error that is
+// the server's own, which it logs.
+func (h *Handler) refuse(x *exchange, a *ia, err error) bool {
+	text, ok := refusal(a, err)
+	if !ok {
+		h.log.Error("leasing failed", "link", x.link.Name, "error", err)
+		return false
+	}
+	h.stats.Refused.Add(1)
+	what := "address"
+	if a.pd {
+		what = "prefix"
+	}
+	h.log.Warn("an authenticated client gets none", "what", what, "subscriber", x.req.Subscriber, "link", x.link.Name, "reason", err)
+	x.reply.iaStatus(a, a.none(), text)
+	return true
 }
 
 // offLink reports whether an address does not belong on the client's link.
 func (x *exchange) offLink(a netip.Addr) bool {
 	return !slices.Contains(x.link.Prefixes, idcodec.PrefixOf(a))
+}
+
+// offPools reports whether a prefix is of none of the link's pools.
+func (x *exchange) offPools(p netip.Prefix) bool {
+	return !slices.ContainsFunc(x.link.Pools, func(pool lease.Pool) bool { return pool.Has(p) })
 }

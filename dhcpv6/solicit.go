@@ -2,7 +2,6 @@ package dhcpv6
 
 import (
 	dhcp6 "github.com/insomniacslk/dhcp/dhcpv6"
-	"github.com/insomniacslk/dhcp/iana"
 )
 
 // solicit answers a Solicit (RFC 9915 §18.3.1, §18.3.9): with an Advertise that
@@ -27,7 +26,6 @@ func (h *Handler) solicit(x *exchange) Drop {
 	if drop := h.give(x, ok, give); drop != 0 {
 		return drop
 	}
-	noPrefixes(x, iana.StatusNoPrefixAvail, textNoPrefix)
 	h.settings(x)
 	return 0
 }

@@ -17,7 +17,7 @@ import (
 const (
 	maxIAs     = 16 // IA_NA options; as many IA_PD
 	maxVendors = 8  // Vendor-specific Information options
-	maxAddrs   = 16 // addresses in one IA_NA
+	maxAddrs   = 16 // addresses in one IA_NA, prefixes in one IA_PD
 	maxHops    = 8  // nested Relay-forwards (HOP_COUNT_LIMIT, RFC 9915 §7.6)
 )
 
@@ -52,10 +52,29 @@ func nextOption(b []byte) (code dhcp6.OptionCode, data, rest []byte, err error) 
 	return dhcp6.OptionCode(binary.BigEndian.Uint16(b)), b[4 : 4+n : 4+n], b[4+n:], nil
 }
 
-// ia is an identity association in a client's message.
+// ia is an identity association in a client's message: an IA_NA, or an IA_PD.
 type ia struct {
-	iaid  uint32
-	addrs []netip.Addr // of the IA Address options; none in an IA_PD
+	iaid     uint32
+	pd       bool
+	addrs    []netip.Addr   // of the IA Address options
+	prefixes []netip.Prefix // of the IA Prefix options
+	length   uint8          // of the prefix that the client would like; 0 for any
+}
+
+// option is the code of the IA's option.
+func (a *ia) option() dhcp6.OptionCode {
+	if a.pd {
+		return dhcp6.OptionIAPD
+	}
+	return dhcp6.OptionIANA
+}
+
+// none is the status of an IA that gets nothing (RFC 9915 §21.13).
+func (a *ia) none() iana.StatusCode {
+	if a.pd {
+		return iana.StatusNoPrefixAvail
+	}
+	return iana.StatusNoAddrsAvail
 }
 
 // message is a client's message. Slices point into the packet.
@@ -66,19 +85,20 @@ type message struct {
 	serverID []byte // nil if absent
 	oro      []byte // the codes of the Option Request option
 	rapid    bool   // Rapid Commit
-	nas, pds []ia
+	ias      []ia
 	vendors  [][]byte // data of Vendor-specific Information options
 	address  []byte   // data of an IA Address option that is in no IA
 	several  bool     // whether there is more than one of them
 
-	addrs []netip.Addr // backs the addresses of nas
+	addrs    []netip.Addr // backs the addresses of ias
+	prefixes []netip.Prefix
 }
 
 // parse reads a client's message into m, whose memory it reuses. It refuses
 // truncated options, identifiers outside RFC 9915 §11.1's sizes, and a repeated
 // option that may stand only once.
 func (m *message) parse(b []byte) error {
-	*m = message{nas: m.nas[:0], pds: m.pds[:0], addrs: m.addrs[:0], vendors: m.vendors[:0]}
+	*m = message{ias: m.ias[:0], addrs: m.addrs[:0], prefixes: m.prefixes[:0], vendors: m.vendors[:0]}
 	if len(b) < 4 {
 		return errMalformed
 	}
@@ -137,19 +157,28 @@ func duid(dst *[]byte, data []byte) error {
 	return nil
 }
 
+// addIA adds an identity association that is not in the message yet.
+func (m *message) addIA(a ia) error {
+	same := 0
+	for i := range m.ias {
+		if m.ias[i].pd != a.pd {
+			continue
+		}
+		if same++; m.ias[i].iaid == a.iaid {
+			return errMalformed
+		}
+	}
+	if same == maxIAs {
+		return errTooMuch
+	}
+	m.ias = append(m.ias, a)
+	return nil
+}
+
 // parseIANA reads IAID(4) T1(4) T2(4) options (RFC 9915 §21.4).
 func (m *message) parseIANA(data []byte) error {
 	if len(data) < 12 {
 		return errMalformed
-	}
-	iaid := binary.BigEndian.Uint32(data)
-	for i := range m.nas {
-		if m.nas[i].iaid == iaid {
-			return errMalformed
-		}
-	}
-	if len(m.nas) == maxIAs {
-		return errTooMuch
 	}
 	first := len(m.addrs)
 	for b := data[12:]; len(b) > 0; {
@@ -165,36 +194,63 @@ func (m *message) parseIANA(data []byte) error {
 		if len(data) < 24 {
 			return errMalformed
 		}
-		for b := data[24:]; len(b) > 0; {
-			if _, _, b, err = nextOption(b); err != nil {
-				return err
-			}
+		if err := wellFormed(data[24:]); err != nil {
+			return err
 		}
 		if len(m.addrs)-first == maxAddrs {
 			return errTooMuch
 		}
 		m.addrs = append(m.addrs, netip.AddrFrom16([16]byte(data)))
 	}
-	m.nas = append(m.nas, ia{iaid, m.addrs[first:len(m.addrs):len(m.addrs)]})
-	return nil
+	return m.addIA(ia{iaid: binary.BigEndian.Uint32(data), addrs: m.addrs[first:len(m.addrs):len(m.addrs)]})
 }
 
-// parseIAPD reads as much of an IA_PD as is needed to say that no prefix is to
-// be had: IAID(4) T1(4) T2(4) options (RFC 9915 §21.21).
+// parseIAPD reads IAID(4) T1(4) T2(4) options (RFC 9915 §21.21). A prefix "::" is only
+// a wish for a length.
 func (m *message) parseIAPD(data []byte) error {
 	if len(data) < 12 {
 		return errMalformed
 	}
+	a := ia{iaid: binary.BigEndian.Uint32(data), pd: true}
+	first, seen := len(m.prefixes), 0
 	for b := data[12:]; len(b) > 0; {
-		var err error
+		code, data, rest, err := nextOption(b)
+		if err != nil {
+			return err
+		}
+		b = rest
+		if code != dhcp6.OptionIAPrefix {
+			continue
+		}
+		// Preferred(4) valid(4) length(1) prefix(16) options (RFC 9915 §21.22).
+		if len(data) < 25 || data[8] > 128 {
+			return errMalformed
+		}
+		if err := wellFormed(data[25:]); err != nil {
+			return err
+		}
+		if seen++; seen > maxAddrs {
+			return errTooMuch
+		}
+		if a.length == 0 {
+			a.length = data[8]
+		}
+		p := netip.PrefixFrom(netip.AddrFrom16([16]byte(data[9:])), int(data[8])).Masked()
+		if !p.Addr().IsUnspecified() {
+			m.prefixes = append(m.prefixes, p)
+		}
+	}
+	a.prefixes = m.prefixes[first:len(m.prefixes):len(m.prefixes)]
+	return m.addIA(a)
+}
+
+// wellFormed reports whether a list of options can be read.
+func wellFormed(b []byte) (err error) {
+	for len(b) > 0 {
 		if _, _, b, err = nextOption(b); err != nil {
 			return err
 		}
 	}
-	if len(m.pds) == maxIAs {
-		return errTooMuch
-	}
-	m.pds = append(m.pds, ia{iaid: binary.BigEndian.Uint32(data)})
 	return nil
 }
 
@@ -246,9 +302,9 @@ func wireSeconds(d time.Duration) uint32 {
 }
 
 // openIA begins an IA_NA or IA_PD.
-func (w *builder) openIA(code dhcp6.OptionCode, iaid uint32, t1, t2 time.Duration) int {
-	start := w.open(code)
-	w.b = binary.BigEndian.AppendUint32(w.b, iaid)
+func (w *builder) openIA(a *ia, t1, t2 time.Duration) int {
+	start := w.open(a.option())
+	w.b = binary.BigEndian.AppendUint32(w.b, a.iaid)
 	w.seconds(t1)
 	w.seconds(t2)
 	return start
@@ -263,9 +319,18 @@ func (w *builder) iaAddr(addr netip.Addr, preferred, valid time.Duration) {
 	w.close(start)
 }
 
+func (w *builder) iaPrefix(p netip.Prefix, preferred, valid time.Duration) {
+	start := w.open(dhcp6.OptionIAPrefix)
+	raw := p.Addr().As16()
+	w.seconds(preferred)
+	w.seconds(valid)
+	w.b = append(append(w.b, byte(p.Bits())), raw[:]...)
+	w.close(start)
+}
+
 // iaStatus writes an IA that holds nothing but a status.
-func (w *builder) iaStatus(code dhcp6.OptionCode, iaid uint32, status iana.StatusCode, text string) {
-	start := w.openIA(code, iaid, 0, 0)
+func (w *builder) iaStatus(a *ia, status iana.StatusCode, text string) {
+	start := w.openIA(a, 0, 0)
 	w.status(status, text)
 	w.close(start)
 }

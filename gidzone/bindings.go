@@ -2,15 +2,18 @@ package gidzone
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// Bindings are the addresses that are leased, in memory. They are safe for concurrent
-// use.
+// Bindings are the addresses and prefixes that are leased, in memory. They are safe for
+// concurrent use.
 type Bindings struct {
-	shards [64]shard
+	shards  [64]shard
+	lengths atomic.Uint64 // of prefixes: bit n-1 for /n
 }
 
 type shard struct {
@@ -19,13 +22,27 @@ type shard struct {
 }
 
 func (b *Bindings) shard(a [16]byte) *shard {
-	// A GID is as good as random.
-	return &b.shards[binary.BigEndian.Uint64(a[8:])%uint64(len(b.shards))]
+	// A GID is as good as random; prefixes end in zeros.
+	return &b.shards[binary.BigEndian.Uint64(a[8:])*0x9e3779b97f4a7c15>>58]
 }
 
-// Set says until when an address is leased; the zero time, that it is not.
-func (b *Bindings) Set(addr netip.Addr, until time.Time) {
-	a := addr.As16()
+// key is under what a prefix is filed, of /64 or shorter: no address that is leased
+// begins so (RFC 4291 §2.7).
+func key(p netip.Prefix) (k [16]byte) {
+	a := p.Masked().Addr().As16()
+	k[0], k[1] = 0xff, byte(p.Bits())
+	copy(k[8:], a[:8])
+	return k
+}
+
+// Set says until when an address is leased, or a prefix of /64 or shorter; the zero
+// time, that it is not.
+func (b *Bindings) Set(p netip.Prefix, until time.Time) {
+	a := p.Addr().As16()
+	if !p.IsSingleIP() {
+		a = key(p)
+		b.lengths.Or(1 << (p.Bits() - 1))
+	}
 	s := b.shard(a)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -39,9 +56,20 @@ func (b *Bindings) Set(addr netip.Addr, until time.Time) {
 	s.until[a] = until.Unix()
 }
 
-// Left returns how long an address is leased yet; nothing if it is not.
+// Left returns how long an address is leased yet, alone or in a prefix; nothing if it is
+// not.
 func (b *Bindings) Left(addr netip.Addr, now time.Time) time.Duration {
-	a := addr.As16()
+	left := b.left(addr.As16(), now)
+	for lengths := b.lengths.Load(); lengths != 0; lengths &= lengths - 1 {
+		p, err := addr.Prefix(bits.TrailingZeros64(lengths) + 1)
+		if err == nil {
+			left = max(left, b.left(key(p), now))
+		}
+	}
+	return left
+}
+
+func (b *Bindings) left(a [16]byte, now time.Time) time.Duration {
 	s := b.shard(a)
 	s.mu.RLock()
 	until, ok := s.until[a]

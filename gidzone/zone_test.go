@@ -42,8 +42,8 @@ func config(t testing.TB, signed bool) Config {
 func zones(t testing.TB, signed bool) *Zones {
 	t.Helper()
 	var b Bindings
-	b.Set(live, now.Add(10*time.Second))
-	b.Set(gone, now.Add(-time.Second))
+	b.Set(netip.PrefixFrom(live, 128), now.Add(10*time.Second))
+	b.Set(netip.PrefixFrom(gone, 128), now.Add(-time.Second))
 	z, err := New(config(t, signed), &b, now)
 	if err != nil {
 		t.Fatal(err)
@@ -323,16 +323,16 @@ func TestBindingsEnd(t *testing.T) {
 	for i := range 1000 {
 		a := live.As16()
 		a[14], a[15] = byte(i>>8), byte(i)
-		b.Set(netip.AddrFrom16(a), now.Add(time.Duration(i-500)*time.Second))
+		b.Set(netip.PrefixFrom(netip.AddrFrom16(a), 128), now.Add(time.Duration(i-500)*time.Second))
 	}
 	if n := b.Sweep(now); n != 499 {
 		t.Errorf("%d are left, want 499", n)
 	}
-	b.Set(live, now.Add(time.Minute))
+	b.Set(netip.PrefixFrom(live, 128), now.Add(time.Minute))
 	if got := b.Left(live, now); got != time.Minute {
 		t.Errorf("left: %s", got)
 	}
-	b.Set(live, time.Time{})
+	b.Set(netip.PrefixFrom(live, 128), time.Time{})
 	if got := b.Left(live, now); got != 0 {
 		t.Errorf("released: %s", got)
 	}
@@ -456,5 +456,27 @@ func BenchmarkAnswer(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+func TestAddressesInDelegatedPrefixesAreLive(t *testing.T) {
+	b := new(Bindings)
+	now := time.Unix(1_800_000_000, 0)
+	b.Set(netip.MustParsePrefix("2001:db8:4000:100::/56"), now.Add(time.Minute))
+	b.Set(netip.MustParsePrefix("2001:db8:8000:7::/64"), now.Add(time.Hour))
+	for addr, want := range map[string]time.Duration{
+		"2001:db8:4000:1ff:1:2:3:4": time.Minute, "2001:db8:4000:100::": time.Minute, "2001:db8:4000:200::1": 0,
+		"2001:db8:8000:7::9": time.Hour, "2001:db8:8000:6::9": 0, "2001:db8::1": 0,
+	} {
+		if got := b.Left(netip.MustParseAddr(addr), now); got != want {
+			t.Errorf("%s has %s left, want %s", addr, got, want)
+		}
+	}
+	if n := b.Sweep(now.Add(2 * time.Minute)); n != 1 {
+		t.Errorf("%d bindings are left", n)
+	}
+	b.Set(netip.MustParsePrefix("2001:db8:8000:7::/64"), time.Time{})
+	if got := b.Left(netip.MustParseAddr("2001:db8:8000:7::9"), now); got != 0 {
+		t.Errorf("given back, it has %s left", got)
 	}
 }

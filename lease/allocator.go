@@ -1,7 +1,6 @@
 package lease
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -12,14 +11,19 @@ import (
 )
 
 // slotTries bounds the search for a free slot, and with it what one message can
-// cost.
-const slotTries = 64
+// cost. Pools, which are meant to be full, are searched longer; once in vain, not for
+// exhaustedFor.
+const (
+	slotTries    = 64
+	poolTries    = 1 << 12
+	exhaustedFor = 10 * time.Second
+)
 
 // maxPerClient is how many addresses stay filed under one identity association:
 // a current and an ageing one in each prefix of a link.
 const maxPerClient = 2 * MaxPrefixes
 
-// MaxPrefixes is how many prefixes a link may have.
+// MaxPrefixes is how many prefixes a link may have, and how many pools.
 const MaxPrefixes = 8
 
 // A subscriber may begin StartBurst leases in a prefix at once, and one every
@@ -62,9 +66,16 @@ type Keys interface {
 	Key(epoch uint32) (*idcodec.EpochKey, error)
 }
 
-// Grant is an address for a client, with the lifetimes that it is told.
+// Pool is a pool of prefixes with the policy that holds for them.
+type Pool struct {
+	idcodec.Pool
+	Policy Policy
+}
+
+// Grant is an address or a prefix for a client, with the lifetimes that it is told.
 type Grant struct {
-	Addr      netip.Addr
+	Addr      netip.Addr // the first of a delegated prefix
+	Bits      uint8      // length of a delegated prefix; 0 for an address
 	Preferred time.Duration
 	Valid     time.Duration
 }
@@ -81,11 +92,28 @@ type Allocator struct {
 	addrs   []netip.Addr
 	known   []Lease
 	grants  []Grant
+	places  []place
+
+	exhausted map[netip.Prefix]time.Time // pools, and until when they are not searched to the end
 }
+
+// place is what leases are made in: a prefix of the link, where a client gets an
+// address, or a pool.
+type place struct {
+	within netip.Prefix
+	bits   uint8 // length of what is delegated; 0 for addresses
+	policy *Policy
+}
+
+// has reports whether a lease is of the place.
+func (p *place) has(l *Lease) bool { return l.Bits == p.bits && p.within.Contains(l.Addr) }
+
+// account is under what a subscriber's use of the place is filed.
+func (p *place) account() idcodec.Prefix { return idcodec.PrefixOf(p.within.Addr()) }
 
 // NewAllocator returns an allocator over a store.
 func NewAllocator(store Store, keys Keys, policy Policy) *Allocator {
-	return &Allocator{store: store, keys: keys, policy: policy}
+	return &Allocator{store: store, keys: keys, policy: policy, exhausted: make(map[netip.Prefix]time.Time)}
 }
 
 // SetPolicy has another policy hold from now on; leases are as they are until they are
@@ -115,6 +143,64 @@ type Request struct {
 	Client     Client
 	Anchor     Anchor
 	Prefixes   []idcodec.Prefix // of the client's link
+	Pools      []Pool           // of the client's link, for an IA_PD
+	Length     uint8            // of the prefix that an IA_PD would like; 0 for any
+}
+
+// gather finds the places that a client may have leases in: for addresses all prefixes
+// of the link, for prefixes all pools.
+func (a *Allocator) gather(r *Request) {
+	a.places = a.places[:0]
+	if !r.Client.PD {
+		for _, p := range r.Prefixes {
+			a.places = append(a.places, place{within: p.Netip(), policy: &a.policy})
+		}
+		return
+	}
+	for i := range r.Pools {
+		p := &r.Pools[i]
+		a.places = append(a.places, place{p.Prefix, p.Bits, &p.Policy})
+	}
+}
+
+// onLink reports whether a lease is in one of the places.
+func (a *Allocator) onLink(l *Lease) bool {
+	for i := range a.places {
+		if a.places[i].has(l) {
+			return true
+		}
+	}
+	return false
+}
+
+// choose leaves the one pool that a prefix is leased from: where the client has one, or
+// that whose prefixes are as long as it would like, the next shorter or the next longer
+// (RFC 8168 §3.2).
+func (a *Allocator) choose(r *Request, known []Lease) {
+	best := -1
+	rank := func(p *place) int {
+		for i := range known {
+			if l := &known[i]; p.has(l) && l.Subscriber == r.Subscriber && l.State == Active {
+				return -1
+			}
+		}
+		switch {
+		case r.Length == 0:
+			return 0
+		case p.bits > r.Length:
+			return 256 + int(p.bits-r.Length)
+		}
+		return int(r.Length - p.bits)
+	}
+	for i := range a.places {
+		if best < 0 || rank(&a.places[i]) < rank(&a.places[best]) {
+			best = i
+		}
+	}
+	if best >= 0 {
+		a.places[0] = a.places[best]
+		a.places = a.places[:1]
+	}
 }
 
 // Offer returns what Assign would, and writes nothing.
@@ -123,7 +209,7 @@ func (a *Allocator) Offer(now time.Time, r *Request) ([]Grant, error) {
 }
 
 // Assign leases one address in each prefix: the one that the client has, while
-// it lives, and a new one otherwise.
+// it lives, and a new one otherwise. For an IA_PD it leases one prefix, of one pool.
 func (a *Allocator) Assign(now time.Time, r *Request) ([]Grant, error) {
 	return a.assign(now, r, true, false)
 }
@@ -138,16 +224,13 @@ func (a *Allocator) Renew(now time.Time, r *Request) ([]Grant, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.gather(r)
 	for i := range known {
-		if known[i].State == Active && known[i].Live(now) && known[i].Subscriber == r.Subscriber && onLink(known[i].Addr, r.Prefixes) {
+		if known[i].State == Active && known[i].Live(now) && known[i].Subscriber == r.Subscriber && a.onLink(&known[i]) {
 			return a.assign(now, r, true, true)
 		}
 	}
 	return nil, ErrNotFound
-}
-
-func onLink(addr netip.Addr, prefixes []idcodec.Prefix) bool {
-	return slices.Contains(prefixes, idcodec.PrefixOf(addr))
 }
 
 // leases returns the newest lease of each address that is filed under a client.
@@ -165,7 +248,7 @@ func (a *Allocator) leases(c Client) ([]Lease, error) {
 		if err != nil {
 			return nil, err
 		}
-		if l.Client.IAID == c.IAID && bytes.Equal(l.Client.DUID, c.DUID) {
+		if l.Client.Is(c) {
 			known = append(known, l) // else leased to another client since
 		}
 	}
@@ -181,14 +264,32 @@ func (a *Allocator) assign(now time.Time, r *Request, commit, ageing bool) ([]Gr
 	}
 	a.grants = a.grants[:0]
 	a.update.Reset()
+	a.gather(r)
+	if r.Client.PD {
+		if len(a.places) == 0 {
+			return nil, ErrNoSlot
+		}
+		a.choose(r, known)
+	}
 	fresh := 0
-	for _, p := range r.Prefixes {
+	for i := range a.places {
+		p := &a.places[i]
 		current := -1
 		for i := range known {
 			l := &known[i]
-			if idcodec.PrefixOf(l.Addr) == p && l.Subscriber == r.Subscriber && l.State != Declined && l.State != Registered &&
-				l.Born.Add(a.policy.MaxAge).Sub(now) >= a.policy.Preferred &&
+			if p.has(l) && l.Subscriber == r.Subscriber && l.State != Declined && l.State != Registered &&
+				l.Born.Add(p.policy.MaxAge).Sub(now) >= p.policy.Preferred &&
 				(current < 0 || l.Born.After(known[current].Born)) {
+				if p.bits != 0 && !l.Live(now) {
+					// A pool may have been divided otherwise, and back, meanwhile.
+					free, _, err := a.free(now, l.Addr, p)
+					if err != nil {
+						return nil, err
+					}
+					if !free {
+						continue
+					}
+				}
 				current = i
 			}
 		}
@@ -204,6 +305,7 @@ func (a *Allocator) assign(now time.Time, r *Request, commit, ageing bool) ([]Gr
 		fresh++
 	}
 	if ageing {
+		a.gather(r) // any on the link, not only in the pool that was chosen
 		for i := range known {
 			a.age(now, r, &known[i])
 		}
@@ -221,24 +323,24 @@ func (a *Allocator) assign(now time.Time, r *Request, commit, ageing bool) ([]Gr
 }
 
 // extend grants a lease that the client has, or had, anew.
-func (a *Allocator) extend(now time.Time, r *Request, p idcodec.Prefix, l *Lease) error {
+func (a *Allocator) extend(now time.Time, r *Request, p *place, l *Lease) error {
 	if !l.Live(now) {
-		account, err := a.begin(now, r.Subscriber, p)
+		account, err := a.begin(now, r.Subscriber, p.account())
 		if err != nil {
 			return err
 		}
-		a.update.Accounts = append(a.update.Accounts, AccountChange{r.Subscriber, p, account})
+		a.update.Accounts = append(a.update.Accounts, AccountChange{r.Subscriber, p.account(), account})
 		a.update.Archive = append(a.update.Archive, *l)
 		l.Start = now
 	}
 	l.State = Active
 	l.Updated = now
 	l.Anchor = r.Anchor
-	valid := min(a.policy.Valid, l.Born.Add(a.policy.MaxAge).Sub(now))
-	l.PreferredUntil = now.Add(a.policy.Preferred)
+	valid := min(p.policy.Valid, l.Born.Add(p.policy.MaxAge).Sub(now))
+	l.PreferredUntil = now.Add(p.policy.Preferred)
 	l.ValidUntil = now.Add(valid)
 	a.update.Put = append(a.update.Put, *l)
-	a.grants = append(a.grants, Grant{l.Addr, a.policy.Preferred, valid})
+	a.grants = append(a.grants, Grant{l.Addr, l.Bits, p.policy.Preferred, valid})
 	return nil
 }
 
@@ -261,7 +363,7 @@ func (a *Allocator) begin(now time.Time, subscriber uint64, p idcodec.Prefix) (A
 
 // age lets a live lease that is on the link but not granted run out.
 func (a *Allocator) age(now time.Time, r *Request, l *Lease) {
-	if l.State != Active || !l.Live(now) || l.Subscriber != r.Subscriber || !onLink(l.Addr, r.Prefixes) ||
+	if l.State != Active || !l.Live(now) || l.Subscriber != r.Subscriber || !a.onLink(l) ||
 		slices.ContainsFunc(a.grants, func(g Grant) bool { return g.Addr == l.Addr }) {
 		return
 	}
@@ -270,17 +372,17 @@ func (a *Allocator) age(now time.Time, r *Request, l *Lease) {
 	}
 	l.Updated = now
 	a.update.Put = append(a.update.Put, *l)
-	a.grants = append(a.grants, Grant{l.Addr, 0, l.ValidUntil.Sub(now)})
+	a.grants = append(a.grants, Grant{l.Addr, l.Bits, 0, l.ValidUntil.Sub(now)})
 }
 
-// lease grants an address that the client never had. fresh is how many the same
-// call has granted already.
-func (a *Allocator) lease(now time.Time, r *Request, p idcodec.Prefix, fresh int) error {
-	held, err := a.held(now, r.Subscriber)
+// lease grants an address or a prefix that the client never had. fresh is how many the
+// same call has granted already.
+func (a *Allocator) lease(now time.Time, r *Request, p *place, fresh int) error {
+	held, err := a.held(now, r.Subscriber, p.bits != 0)
 	if err != nil {
 		return err
 	}
-	if len(held)+fresh >= a.policy.PerSubscriber {
+	if len(held)+fresh >= p.policy.PerSubscriber {
 		return ErrTooMany
 	}
 	epoch, err := a.keys.EpochAt(now)
@@ -291,62 +393,129 @@ func (a *Allocator) lease(now time.Time, r *Request, p idcodec.Prefix, fresh int
 	if err != nil {
 		return err
 	}
-	account, err := a.begin(now, r.Subscriber, p)
+	account, err := a.begin(now, r.Subscriber, p.account())
 	if err != nil {
 		return err
 	}
 	if account.Epoch != epoch {
 		account.Epoch, account.Slot = epoch, 0
 	}
-	for range slotTries {
+	for range a.tries(now, p) {
 		slot := account.Slot
-		account.Slot = (slot + 1) & idcodec.MaxSlot
-		g, err := key.Encode(p, r.Subscriber, slot)
+		addr, reserved, err := a.candidate(key, r.Subscriber, slot, p)
 		if err != nil {
 			return err
 		}
-		addr := p.Addr(g)
-		free, before, err := a.free(now, addr)
+		account.Slot = slot + 1
+		if p.bits == 0 {
+			account.Slot &= idcodec.MaxSlot
+		}
+		free, before, err := a.free(now, addr, p)
 		if err != nil {
 			return err
 		}
-		if !free || idcodec.Reserved(g) {
+		if !free || reserved {
 			continue
 		}
 		l := Lease{
-			Addr: addr, Subscriber: r.Subscriber, Slot: slot, Epoch: epoch, State: Active,
+			Addr: addr, Bits: p.bits, Subscriber: r.Subscriber, Slot: slot, Epoch: epoch, State: Active,
 			Client: r.Client, Anchor: r.Anchor,
 			Born: now, Start: now, Updated: now,
-			PreferredUntil: now.Add(a.policy.Preferred), ValidUntil: now.Add(a.policy.Valid),
+			PreferredUntil: now.Add(p.policy.Preferred), ValidUntil: now.Add(p.policy.Valid),
 		}
 		if before != nil {
 			a.update.Archive = append(a.update.Archive, *before)
 		}
 		a.update.Put = append(a.update.Put, l)
-		a.update.Accounts = append(a.update.Accounts, AccountChange{r.Subscriber, p, account})
-		a.grants = append(a.grants, Grant{addr, a.policy.Preferred, a.policy.Valid})
+		a.update.Accounts = append(a.update.Accounts, AccountChange{r.Subscriber, p.account(), account})
+		a.grants = append(a.grants, Grant{addr, p.bits, p.policy.Preferred, p.policy.Valid})
 		return nil
+	}
+	if p.bits != 0 && now.After(a.exhausted[p.within]) {
+		a.exhausted[p.within] = now.Add(exhaustedFor)
 	}
 	return ErrNoSlot
 }
 
-// free reports whether an address may be leased, and returns its ended lease if
-// it had one.
-func (a *Allocator) free(now time.Time, addr netip.Addr) (bool, *Lease, error) {
-	l, err := a.store.Lease(addr)
+// tries returns how many slots are looked at before a place counts as full.
+func (a *Allocator) tries(now time.Time, p *place) int {
+	size := idcodec.Pool{Prefix: p.within, Bits: p.bits}.Size
 	switch {
-	case errors.Is(err, ErrNotFound):
-		return true, nil, nil
-	case err != nil:
-		return false, nil, err
-	case now.Before(l.ValidUntil) && l.State != Released:
-		return false, nil, nil
+	case p.bits == 0:
+		return slotTries
+	case now.Before(a.exhausted[p.within]):
+		return int(min(slotTries, size()))
 	}
-	return true, &l, nil
+	return int(min(poolTries, size()))
 }
 
-// held returns the live addresses of a subscriber.
-func (a *Allocator) held(now time.Time, subscriber uint64) ([]netip.Addr, error) {
+// stride takes one slot's index in a pool to the next one's. It is odd, so that all of a
+// pool comes up, and far enough that a subscriber's later slots do not follow the first
+// slots of the subscribers after it.
+const stride = 0x9e3779b97f4a7c15
+
+// candidate returns the address, or the first address of the prefix, of a subscriber's
+// slot. In a pool it is another subscriber's too: there are fewer prefixes than
+// subscribers have slots. An address may be reserved.
+func (a *Allocator) candidate(key *idcodec.EpochKey, subscriber uint64, slot uint16, p *place) (addr netip.Addr, reserved bool, err error) {
+	if p.bits != 0 {
+		pool := idcodec.Pool{Prefix: p.within, Bits: p.bits}
+		prefix, err := key.Delegate(pool, (subscriber+uint64(slot)*stride)&(pool.Size()-1))
+		return prefix.Addr(), false, err
+	}
+	g, err := key.Encode(p.account(), subscriber, slot)
+	return p.account().Addr(g), idcodec.Reserved(g), err
+}
+
+// free reports whether an address or a prefix may be leased, and returns its ended lease
+// if it had one.
+func (a *Allocator) free(now time.Time, addr netip.Addr, p *place) (bool, *Lease, error) {
+	l, err := a.store.Lease(addr)
+	switch {
+	case err != nil && !errors.Is(err, ErrNotFound):
+		return false, nil, err
+	case err == nil && l.Holds(now):
+		return false, nil, nil
+	}
+	var before *Lease
+	if err == nil {
+		before = &l
+	}
+	if p.bits == 0 {
+		return true, before, nil
+	}
+	// A pool may have been divided otherwise before.
+	for _, bits := range a.store.Lengths() {
+		if bits >= p.bits {
+			continue
+		}
+		outer, err := a.store.Lease(netip.PrefixFrom(addr, int(bits)).Masked().Addr())
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return false, nil, err
+		}
+		if err == nil && outer.Bits == bits && outer.Holds(now) {
+			return false, nil, nil
+		}
+	}
+	if lengths := a.store.Lengths(); len(lengths) > 0 && lengths[0] > p.bits {
+		inner, err := a.store.Within(nil, netip.PrefixFrom(addr, int(p.bits)), now, now, 1)
+		if err != nil || len(inner) > 0 {
+			return false, nil, err
+		}
+	}
+	return true, before, nil
+}
+
+// held returns the live addresses of a subscriber, or the first addresses of its live
+// prefixes.
+func (a *Allocator) held(now time.Time, subscriber uint64, prefixes bool) ([]netip.Addr, error) {
+	return a.live(now, subscriber, func(l *Lease) bool { return (l.Bits != 0) == prefixes })
+}
+
+func anyLease(*Lease) bool { return true }
+
+// live returns where the live leases of a subscriber are that are wanted.
+func (a *Allocator) live(now time.Time, subscriber uint64, wanted func(*Lease) bool) ([]netip.Addr, error) {
 	all, err := a.store.BySubscriber(nil, subscriber)
 	if err != nil {
 		return nil, err
@@ -357,7 +526,7 @@ func (a *Allocator) held(now time.Time, subscriber uint64) ([]netip.Addr, error)
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			failed = err
 		}
-		return err != nil || !l.Live(now)
+		return err != nil || !l.Live(now) || !wanted(&l)
 	})
 	return live, failed
 }
@@ -380,7 +549,7 @@ func (a *Allocator) file(now time.Time, r *Request, known []Lease) {
 	a.update.Clients = append(a.update.Clients, ClientList{r.Client, mine})
 
 	// An error here would have shown in lease already, which read the same.
-	held, _ := a.held(now, r.Subscriber)
+	held, _ := a.live(now, r.Subscriber, anyLease)
 	for i := range a.update.Put {
 		if addr := a.update.Put[i].Addr; !slices.Contains(held, addr) {
 			held = append(held, addr)
@@ -445,10 +614,11 @@ func (a *Allocator) end(r *Request, addrs []netip.Addr, change func(*Lease)) (bo
 }
 
 // Rotate has the subscriber's leases count as too old: at its next renewal each client gets
-// another address beside the one that it has, which runs out. It returns the leases.
-func (a *Allocator) Rotate(now time.Time, subscriber uint64) ([]Lease, error) {
+// another address or prefix beside the one that it has, which runs out. It returns the
+// leases. pools are all that prefixes are delegated from.
+func (a *Allocator) Rotate(now time.Time, subscriber uint64, pools []Pool) ([]Lease, error) {
 	now = now.Truncate(time.Second)
-	held, err := a.held(now, subscriber)
+	held, err := a.live(now, subscriber, anyLease)
 	if err != nil {
 		return nil, err
 	}
@@ -461,7 +631,13 @@ func (a *Allocator) Rotate(now time.Time, subscriber uint64) ([]Lease, error) {
 		if l.State != Active {
 			continue // the client's own making
 		}
-		l.Born = earlier(l.Born, now.Add(a.policy.Preferred-a.policy.MaxAge-time.Second))
+		policy := &a.policy
+		for i := range pools {
+			if pools[i].Has(l.Prefix()) {
+				policy = &pools[i].Policy
+			}
+		}
+		l.Born = earlier(l.Born, now.Add(policy.Preferred-policy.MaxAge-time.Second))
 		a.update.Put = append(a.update.Put, l)
 	}
 	return slices.Clone(a.update.Put), a.apply()
@@ -497,7 +673,11 @@ func (a *Allocator) Register(now time.Time, r *Request, addr netip.Addr, preferr
 		a.update.Put = append(a.update.Put, old)
 		return a.apply()
 	}
-	held, err := a.held(now, r.Subscriber)
+	held, err := a.held(now, r.Subscriber, false)
+	if err != nil {
+		return err
+	}
+	all, err := a.live(now, r.Subscriber, anyLease)
 	if err != nil {
 		return err
 	}
@@ -505,7 +685,7 @@ func (a *Allocator) Register(now time.Time, r *Request, addr netip.Addr, preferr
 		if len(held) >= a.policy.PerSubscriber {
 			return ErrTooMany
 		}
-		held = append(held, addr)
+		all = append(all, addr)
 	}
 	p := idcodec.PrefixOf(addr)
 	account, err := a.begin(now, r.Subscriber, p)
@@ -527,7 +707,7 @@ func (a *Allocator) Register(now time.Time, r *Request, addr netip.Addr, preferr
 	}
 	a.update.Put = append(a.update.Put, l)
 	a.update.Accounts = append(a.update.Accounts, AccountChange{r.Subscriber, p, account})
-	a.update.Lists = append(a.update.Lists, AddressList{r.Subscriber, held})
+	a.update.Lists = append(a.update.Lists, AddressList{r.Subscriber, all})
 	return a.apply()
 }
 
@@ -554,7 +734,7 @@ func (a *Allocator) Forget(old []Lease) error {
 func (a *Allocator) unfile(u *Update, l *Lease) error {
 	is := func(addr netip.Addr) bool { return addr == l.Addr }
 	i := slices.IndexFunc(u.Clients, func(c ClientList) bool {
-		return c.Client.IAID == l.Client.IAID && slices.Equal(c.Client.DUID, l.Client.DUID)
+		return c.Client.Is(l.Client)
 	})
 	if i < 0 {
 		addrs, err := a.store.ByClient(nil, l.Client)

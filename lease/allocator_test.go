@@ -479,7 +479,7 @@ func TestRotate(t *testing.T) {
 		t.Fatalf("%v", g)
 	}
 	at := noon.Add(2 * time.Minute)
-	if ls, err := b.Rotate(at, 0); err != nil || len(ls) != 1 || ls[0].Addr != old {
+	if ls, err := b.Rotate(at, 0, nil); err != nil || len(ls) != 1 || ls[0].Addr != old {
 		t.Fatalf("%v, %v", ls, err)
 	}
 	g := b.renew(at, mine)
@@ -493,7 +493,7 @@ func TestRotate(t *testing.T) {
 	if g := b.renew(at, other); len(g) != 1 || g[0].Addr != kept {
 		t.Errorf("another subscriber's: %v", g)
 	}
-	if ls, err := b.Rotate(at, 3); err != nil || len(ls) != 0 {
+	if ls, err := b.Rotate(at, 3, nil); err != nil || len(ls) != 0 {
 		t.Errorf("of who has none: %v, %v", ls, err)
 	}
 }

@@ -7,6 +7,7 @@
 package lease
 
 import (
+	"bytes"
 	"errors"
 	"net/netip"
 	"time"
@@ -55,6 +56,12 @@ const MaxLinkLayerLen = 16
 type Client struct {
 	DUID []byte
 	IAID uint32
+	PD   bool // an IA_PD, whose IAIDs are others than those of IA_NAs (RFC 9915 §4.2)
+}
+
+// Is reports whether two identity associations are the same.
+func (c Client) Is(d Client) bool {
+	return c.IAID == d.IAID && c.PD == d.PD && bytes.Equal(c.DUID, d.DUID)
 }
 
 // Anchor is where a lease may be used from, as far as the server knows.
@@ -63,10 +70,11 @@ type Anchor struct {
 	Relay     netip.Addr // the relay that spoke for the client; zero for none
 }
 
-// Lease is one interval in which a client held an address. Times are whole
-// seconds.
+// Lease is one interval in which a client held an address or a prefix. Times are
+// whole seconds.
 type Lease struct {
-	Addr       netip.Addr
+	Addr       netip.Addr // the first of a delegated prefix
+	Bits       uint8      // length of a delegated prefix; 0 for an address
 	Subscriber uint64
 	Slot       uint16
 	Epoch      uint32
@@ -81,10 +89,22 @@ type Lease struct {
 	ValidUntil     time.Time // when the interval ends, or ended
 }
 
+// Prefix returns what is leased: a delegated prefix, or one of 128 bits.
+func (l *Lease) Prefix() netip.Prefix {
+	if l.Bits == 0 {
+		return netip.PrefixFrom(l.Addr, 128)
+	}
+	return netip.PrefixFrom(l.Addr, int(l.Bits))
+}
+
 // Live reports whether the lease holds at t.
 func (l *Lease) Live(t time.Time) bool {
 	return (l.State == Active || l.State == Registered) && t.Before(l.ValidUntil)
 }
+
+// Holds reports whether nobody else may have what is leased at t: it is live or set
+// aside.
+func (l *Lease) Holds(t time.Time) bool { return l.State != Released && t.Before(l.ValidUntil) }
 
 // Overlaps reports whether the lease held at some time from from to until, both
 // included.
@@ -107,7 +127,8 @@ type Subscriber struct {
 	Registered time.Time
 }
 
-// Store is a database of subscribers and leases.
+// Store is a database of subscribers and leases. A delegated prefix is filed under its
+// first address, which is no address that is leased alone.
 //
 // A write is visible to reads as soon as the call returns, and durable when a
 // [Barrier] taken after it has been waited for. Reads may run beside anything;
@@ -142,6 +163,10 @@ type Store interface {
 	// BySubscriber appends the addresses that are filed under a subscriber.
 	BySubscriber(dst []netip.Addr, number uint64) ([]netip.Addr, error)
 
+	// Lengths returns the lengths of the delegated prefixes that were ever filed, the
+	// longest first. It is the caller's to read only.
+	Lengths() []uint8
+
 	// Account returns what a subscriber has used of a prefix; the zero
 	// Account if nothing.
 	Account(subscriber uint64, p idcodec.Prefix) (Account, error)
@@ -162,6 +187,39 @@ type Store interface {
 	Barrier() Barrier
 
 	Close() error
+}
+
+// Prefixes is what tells of delegated prefixes; a [Store] does.
+type Prefixes interface {
+	Lengths() []uint8
+	Lease(addr netip.Addr) (Lease, error)
+}
+
+// Covering returns the newest lease of the address, or else of a delegated prefix that
+// it is in, one that holds at t before others. It returns ErrNotFound for neither.
+func Covering(s Prefixes, addr netip.Addr, t time.Time) (found Lease, err error) {
+	found, err = s.Lease(addr)
+	if err == nil && found.Live(t) || err != nil && !errors.Is(err, ErrNotFound) {
+		return found, err
+	}
+	known := err == nil
+	for _, bits := range s.Lengths() {
+		first := netip.PrefixFrom(addr, int(bits)).Masked().Addr()
+		l, err := s.Lease(first)
+		switch {
+		case errors.Is(err, ErrNotFound) || err == nil && l.Bits != bits:
+		case err != nil:
+			return Lease{}, err
+		case l.Live(t):
+			return l, nil
+		case !known:
+			found, known = l, true
+		}
+	}
+	if !known {
+		return Lease{}, ErrNotFound
+	}
+	return found, nil
 }
 
 // Barrier is a point in a store's stream of writes.

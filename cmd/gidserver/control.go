@@ -100,7 +100,8 @@ func controlHandler(run *running, resolver *trace.Resolver) http.Handler {
 
 // leaseView is how a lease is printed.
 type leaseView struct {
-	Address        netip.Addr `json:"address"`
+	Address        netip.Addr `json:"address"`          // the first of a delegated prefix
+	Prefix         string     `json:"prefix,omitempty"` // that is delegated
 	Subscriber     uint64     `json:"subscriber"`
 	Slot           uint16     `json:"slot"`
 	Epoch          uint32     `json:"epoch"`
@@ -116,12 +117,31 @@ type leaseView struct {
 	ValidUntil     time.Time  `json:"valid_until"`
 }
 
+// leased returns what is leased: an address, or a prefix.
+func (v *leaseView) leased() netip.Prefix {
+	if p, err := netip.ParsePrefix(v.Prefix); err == nil {
+		return p
+	}
+	return netip.PrefixFrom(v.Address, 128)
+}
+
+// String returns it as it is printed.
+func (v *leaseView) String() string {
+	if v.Prefix != "" {
+		return v.Prefix
+	}
+	return v.Address.String()
+}
+
 func showLease(l *lease.Lease) leaseView {
 	v := leaseView{
 		Address: l.Addr, Subscriber: l.Subscriber, Slot: l.Slot, Epoch: l.Epoch, State: l.State.String(),
 		DUID: hex.EncodeToString(l.Client.DUID), IAID: l.Client.IAID,
 		LinkLayer: net.HardwareAddr(l.Anchor.LinkLayer).String(),
 		Born:      l.Born, Start: l.Start, Updated: l.Updated, PreferredUntil: l.PreferredUntil, ValidUntil: l.ValidUntil,
+	}
+	if l.Bits != 0 {
+		v.Prefix = l.Prefix().String()
 	}
 	if l.Anchor.Relay.IsValid() {
 		v.Relay = l.Anchor.Relay.String()

@@ -30,7 +30,8 @@ func leasesCommand() *cobra.Command {
 		Short: "List the leases",
 		Long: `List the leases, of a server that runs or from the database of one that does
 not. A lease names its subscriber by number; who that is, only a warrant tells. An address
-that a client made itself and told of (RFC 9686) is "registered".`,
+that a client made itself and told of (RFC 9686) is "registered". A delegated prefix is
+listed with its length.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := load(*file)
@@ -50,7 +51,7 @@ that a client made itself and told of (RFC 9686) is "registered".`,
 			}
 			err = s.eachLease(c, follow, func(v leaseView) error {
 				switch {
-				case want.IsValid() && v.Address != want, subscriber >= 0 && v.Subscriber != uint64(subscriber), !all && v.State != lease.Active.String() && v.State != lease.Registered.String():
+				case want.IsValid() && !v.leased().Contains(want), subscriber >= 0 && v.Subscriber != uint64(subscriber), !all && v.State != lease.Active.String() && v.State != lease.Registered.String():
 					return nil
 				case asJSON:
 					return enc.Encode(v)
@@ -58,7 +59,7 @@ that a client made itself and told of (RFC 9686) is "registered".`,
 				if follow {
 					defer out.Flush()
 				}
-				_, err := fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%s\t%s\t%s\t%d\n", v.Address, v.Subscriber, v.Slot, v.Epoch, v.State, v.ValidUntil.Format(time.RFC3339), v.DUID, v.IAID)
+				_, err := fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%s\t%s\t%s\t%d\n", &v, v.Subscriber, v.Slot, v.Epoch, v.State, v.ValidUntil.Format(time.RFC3339), v.DUID, v.IAID)
 				return err
 			})
 			return errors.Join(err, out.Flush())
@@ -68,7 +69,7 @@ that a client made itself and told of (RFC 9686) is "registered".`,
 	c.Flags().BoolVar(&asJSON, "json", false, "print a JSON object a line")
 	c.Flags().BoolVar(&all, "all", false, "list ended and declined leases as well")
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with leases that change, until interrupted")
-	c.Flags().StringVar(&address, "address", "", "only the lease of an `address`")
+	c.Flags().StringVar(&address, "address", "", "only the lease of an `address`, or of the prefix that it is in")
 	c.Flags().Int64Var(&subscriber, "subscriber", -1, "only leases of a subscriber `number`")
 	return c
 }

@@ -306,6 +306,9 @@ func (s *setup) handlerConfig() dhcpv6.Config {
 		for _, p := range l.Prefixes {
 			link.Prefixes = append(link.Prefixes, p.Prefix)
 		}
+		for i := range l.Pools {
+			link.Pools = append(link.Pools, l.Pools[i].Lease(s.Lease))
+		}
 		for _, a := range l.RelayLinks {
 			link.RelayLinks = append(link.RelayLinks, a.Addr)
 		}

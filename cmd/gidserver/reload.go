@@ -89,7 +89,7 @@ func fixed(old, new *setup) (keys []string) {
 		old, new any
 	}{
 		{"realm", old.Realm, new.Realm}, {"state", old.State, new.State}, {"keys", old.Keys, new.Keys}, {"dhcpv6.duid", old.DHCPv6.DUID, new.DHCPv6.DUID},
-		{"lease.retention", old.Lease.Retention, new.Lease.Retention}, {"lease.max-age", old.Lease.MaxAge, new.Lease.MaxAge},
+		{"lease.retention", old.Lease.Retention, new.Lease.Retention}, {"lease.max-age", old.Lease.MaxAge, new.Lease.MaxAge}, {"link.delegate.max-age (the longest)", old.LongestAge(), new.LongestAge()},
 		{"resolve", old.Resolve, new.Resolve}, {"ledger", old.Ledger, new.Ledger},
 		{"leasequery.listen", old.LeaseQuery.Listen, new.LeaseQuery.Listen}, {"leasequery.identity", old.LeaseQuery.Identity, new.LeaseQuery.Identity},
 		{"leasequery.filters", old.LeaseQuery.Filters, new.LeaseQuery.Filters}, {"zone", old.Zone, new.Zone}, {"metrics", old.Metrics, new.Metrics}, {"radius.accounting", old.RADIUS.Accounting, new.RADIUS.Accounting}, {"log.format", old.Log.Format, new.Log.Format},
@@ -104,7 +104,7 @@ func fixed(old, new *setup) (keys []string) {
 // account tells RADIUS servers of leases that begin, go on and end, until the context ends.
 func (r *running) account(ctx context.Context, a *radius.Accountant) error {
 	session := func(l *lease.Lease) radius.Session {
-		s := radius.Session{Address: l.Addr, Start: l.Start, Until: l.ValidUntil, Renewed: l.Updated.After(l.Start)}
+		s := radius.Session{Lease: l.Prefix(), Start: l.Start, Until: l.ValidUntil, Renewed: l.Updated.After(l.Start)}
 		if l.State == lease.Declined {
 			s.Until = l.Updated // it is set aside for longer
 		}
@@ -208,18 +208,25 @@ func (r *running) reloadOnHangup(ctx context.Context) error {
 
 // rotation is what a rotation changes.
 type rotation struct {
-	Addresses []netip.Addr `json:"addresses"` // that are replaced
-	By        time.Time    `json:"by"`        // when their clients have renewed, if they live
+	Addresses []netip.Addr   `json:"addresses"` // that are replaced
+	Prefixes  []netip.Prefix `json:"prefixes"`  // delegated ones that are
+	By        time.Time      `json:"by"`        // when their clients have renewed, if they live
 }
 
 // rotate has the subscriber who holds an address get others, at the next renewals.
 func (r *running) rotate(addr netip.Addr, dry bool) (v rotation, err error) {
-	v.Addresses = []netip.Addr{}
+	v.Addresses, v.Prefixes = []netip.Addr{}, []netip.Prefix{}
 	now := time.Now()
 	var leases []lease.Lease
+	var pools []lease.Pool
+	r.mu.Lock()
+	for _, l := range r.setup.handlerConfig().Links {
+		pools = append(pools, l.Pools...)
+	}
+	r.mu.Unlock()
 	r.server.Do(func() {
 		var l lease.Lease
-		if l, err = r.store.Lease(addr); err != nil {
+		if l, err = lease.Covering(r.store, addr, now); err != nil {
 			return
 		}
 		if !l.Live(now) {
@@ -235,13 +242,17 @@ func (r *running) rotate(addr netip.Addr, dry bool) (v rotation, err error) {
 			})
 			return
 		}
-		leases, err = r.alloc.Rotate(now, l.Subscriber)
+		leases, err = r.alloc.Rotate(now, l.Subscriber, pools)
 	})
 	if err != nil {
 		return v, err
 	}
 	for _, l := range leases {
-		v.Addresses = append(v.Addresses, l.Addr)
+		if l.Bits != 0 {
+			v.Prefixes = append(v.Prefixes, l.Prefix())
+		} else {
+			v.Addresses = append(v.Addresses, l.Addr)
+		}
 		if l.PreferredUntil.After(v.By) {
 			v.By = l.PreferredUntil
 		}
@@ -257,8 +268,9 @@ func rotateCommand() *cobra.Command {
 		Use:   "rotate",
 		Short: "Have a subscriber get other addresses",
 		Long: `Have the subscriber who holds an address get others: at its next renewal each of its
-clients is leased a new address beside the one that it has, which goes on for its valid
-lifetime, so that no connection breaks. Who the subscriber is stays unknown.`,
+clients is leased a new address, or prefix, beside the one that it has, which goes on for
+its valid lifetime, so that no connection breaks. An address in a delegated prefix names
+its holder. Who the subscriber is stays unknown.`,
 		Example: `  gidserver rotate --subscriber-of 2001:db8:1:0:c7e2:7e0b:911e:c94b`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -293,7 +305,11 @@ lifetime, so that no connection breaks. Who the subscriber is stays unknown.`,
 			for _, a := range v.Addresses {
 				fmt.Fprintln(c.OutOrStdout(), a)
 			}
-			if len(v.Addresses) == 0 {
+			for _, p := range v.Prefixes {
+				fmt.Fprintln(c.OutOrStdout(), p)
+			}
+			n := len(v.Addresses) + len(v.Prefixes)
+			if n == 0 {
 				fmt.Fprintln(c.OutOrStdout(), "the subscriber has no address that is leased, and so none to replace")
 				return nil
 			}
@@ -301,7 +317,7 @@ lifetime, so that no connection breaks. Who the subscriber is stays unknown.`,
 			if dry {
 				what = "would be replaced (this was a dry run)"
 			}
-			fmt.Fprintf(c.OutOrStdout(), "%d address(es) %s when their clients renew, by %s\n", len(v.Addresses), what, v.By.Format(time.RFC3339))
+			fmt.Fprintf(c.OutOrStdout(), "%d address(es) and prefix(es) %s when their clients renew, by %s\n", n, what, v.By.Format(time.RFC3339))
 			return nil
 		},
 	}

@@ -204,7 +204,7 @@ func closeStore(store *pebblestore.Store) error {
 func (s *setup) newResolver(store *pebblestore.Store, ledger *lateLedger) *trace.Resolver {
 	return &trace.Resolver{
 		Party:    trace.Party{Ledger: ledger, Self: s.resolver, Trust: trace.Trust{Authorities: s.authorities}, Rand: rand.Reader, Now: time.Now},
-		Registry: store, Keys: s.keyring, MaxAge: dur(s.Lease.MaxAge), Realm: s.Realm, EscrowKey: s.escrow.ID(),
+		Registry: store, Keys: s.keyring, MaxAge: s.LongestAge(), Realm: s.Realm, EscrowKey: s.escrow.ID(),
 	}
 }
 

@@ -36,6 +36,9 @@ func (s *setup) loadZone() error {
 			for _, p := range l.Prefixes {
 				c.Prefixes = append(c.Prefixes, p.Netip())
 			}
+			for _, p := range l.Pools {
+				c.Prefixes = append(c.Prefixes, p.Prefix)
+			}
 		}
 	}
 	if s.Zone.Key != "" {
@@ -60,7 +63,7 @@ func (s *setup) bind(l lease.Lease) {
 	if l.State != lease.Active && l.State != lease.Registered {
 		until = time.Time{}
 	}
-	s.bindings.Set(l.Addr, until)
+	s.bindings.Set(l.Prefix(), until)
 }
 
 // fillZone tells the zones of all leases that hold.

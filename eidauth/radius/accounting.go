@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -17,12 +18,13 @@ import (
 	"layeh.com/radius/rfc2866"
 	"layeh.com/radius/rfc2869"
 	"layeh.com/radius/rfc3162"
+	"layeh.com/radius/rfc4818"
 	"layeh.com/radius/rfc6911"
 )
 
 // Session is an interval in which an address was leased.
 type Session struct {
-	Address netip.Addr
+	Lease   netip.Prefix // a delegated prefix, or an address with 128 bits
 	Start   time.Time
 	Until   time.Time // when it ends, if it is not renewed, or ended
 	Renewed bool      // whether it has been, since it began
@@ -31,7 +33,11 @@ type Session struct {
 // id names the session the same at each message.
 func (s *Session) id() string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s %d", s.Address, s.Start.Unix())
+	what := s.Lease.String()
+	if s.Lease.IsSingleIP() {
+		what = s.Lease.Addr().String()
+	}
+	fmt.Fprintf(h, "%s %d", what, s.Start.Unix())
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
@@ -49,7 +55,7 @@ type Accountant struct {
 	queue chan *accounting
 
 	mu   sync.Mutex
-	open map[netip.Addr]Session
+	open map[netip.Prefix]Session
 }
 
 // AccountingStats counts messages.
@@ -70,7 +76,7 @@ func NewAccountant(c Config, stats *AccountingStats) (*Accountant, error) {
 	if len(c.Servers) == 0 || c.Timeout <= 0 || c.Tries < 1 {
 		return nil, errors.New("no server, or no time for an answer")
 	}
-	a := &Accountant{timeout: c.Timeout, tries: c.Tries, now: c.Now, log: c.Log, stats: stats, queue: make(chan *accounting, maxWaiting), open: make(map[netip.Addr]Session)}
+	a := &Accountant{timeout: c.Timeout, tries: c.Tries, now: c.Now, log: c.Log, stats: stats, queue: make(chan *accounting, maxWaiting), open: make(map[netip.Prefix]Session)}
 	for _, x := range c.Servers {
 		a.servers = append(a.servers, newServer(x))
 	}
@@ -101,7 +107,7 @@ func (a *Accountant) Known(s Session) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if s.Until.After(a.now()) {
-		a.open[s.Address] = s
+		a.open[s.Lease] = s
 	}
 }
 
@@ -109,7 +115,7 @@ func (a *Accountant) Known(s Session) {
 func (a *Accountant) Changed(s Session) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	old, known := a.open[s.Address]
+	old, known := a.open[s.Lease]
 	if known && !old.Start.Equal(s.Start) {
 		a.end(old, old.Until)
 		known = false
@@ -125,13 +131,13 @@ func (a *Accountant) Changed(s Session) {
 	default:
 		a.tell(rfc2866.AcctStatusType_Value_Start, s)
 	}
-	a.open[s.Address] = s
+	a.open[s.Lease] = s
 }
 
 func (a *Accountant) end(s Session, at time.Time) {
 	s.Until = at
 	a.tell(rfc2866.AcctStatusType_Value_Stop, s)
-	delete(a.open, s.Address)
+	delete(a.open, s.Lease)
 }
 
 // Sweep ends sessions that were not renewed in time.
@@ -206,7 +212,7 @@ func (a *Accountant) packet(secret []byte, m *accounting) (*radius.Packet, error
 	errs := []error{
 		rfc2866.AcctStatusType_Set(p, m.status),
 		rfc2866.AcctSessionID_SetString(p, m.session.id()),
-		rfc6911.FramedIPv6Address_Set(p, m.session.Address.AsSlice()),
+		leased(p, m.session.Lease),
 		rfc2869.EventTimestamp_Set(p, m.at),
 		a.nas(p),
 	}
@@ -218,4 +224,13 @@ func (a *Accountant) packet(secret []byte, m *accounting) (*radius.Packet, error
 		errs = append(errs, rfc2866.AcctSessionTime_Set(p, rfc2866.AcctSessionTime(max(0, end.Sub(m.session.Start).Seconds()))))
 	}
 	return p, errors.Join(errs...)
+}
+
+// leased says what a session is of: Framed-IPv6-Address (RFC 6911) or
+// Delegated-IPv6-Prefix (RFC 4818).
+func leased(p *radius.Packet, l netip.Prefix) error {
+	if l.IsSingleIP() {
+		return rfc6911.FramedIPv6Address_Set(p, l.Addr().AsSlice())
+	}
+	return rfc4818.DelegatedIPv6Prefix_Set(p, &net.IPNet{IP: l.Addr().AsSlice(), Mask: net.CIDRMask(l.Bits(), 128)})
 }

@@ -12,6 +12,7 @@ import (
 	"layeh.com/radius"
 	"layeh.com/radius/rfc2865"
 	"layeh.com/radius/rfc2866"
+	"layeh.com/radius/rfc4818"
 	"layeh.com/radius/rfc6911"
 )
 
@@ -74,7 +75,7 @@ func TestAccounting(t *testing.T) {
 	}
 	addr, other := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
 	session := func(addr netip.Addr, start time.Time, lasts time.Duration, renewed bool) Session {
-		return Session{Address: addr, Start: start, Until: at.now().Add(lasts), Renewed: renewed}
+		return Session{Lease: netip.PrefixFrom(addr, 128), Start: start, Until: at.now().Add(lasts), Renewed: renewed}
 	}
 	began := at.now()
 	a.Known(session(other, began.Add(-time.Hour), time.Minute, true))
@@ -83,8 +84,10 @@ func TestAccounting(t *testing.T) {
 	a.Changed(session(addr, began, time.Hour, true)) // interim
 	a.Sweep()                                        // the other's stop
 	a.Sweep()
-	a.Changed(Session{Address: addr, Start: began, Until: at.now(), Renewed: true}) // stop
-	a.Changed(Session{Address: addr, Start: began, Until: at.now(), Renewed: true}) // and no second
+	a.Changed(Session{Lease: netip.PrefixFrom(addr, 128), Start: began, Until: at.now(), Renewed: true}) // stop
+	a.Changed(Session{Lease: netip.PrefixFrom(addr, 128), Start: began, Until: at.now(), Renewed: true}) // and no second
+	prefix := netip.MustParsePrefix("2001:db8:4000:100::/56")
+	a.Changed(Session{Lease: prefix, Start: at.now(), Until: at.now().Add(time.Hour)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -101,7 +104,7 @@ func TestAccounting(t *testing.T) {
 		book.mu.Lock()
 		n := len(book.packets)
 		book.mu.Unlock()
-		if n >= 4 || time.Now().After(until) {
+		if n >= 5 || time.Now().After(until) {
 			break
 		}
 	}
@@ -112,9 +115,14 @@ func TestAccounting(t *testing.T) {
 		addr   netip.Addr
 		lasted rfc2866.AcctSessionTime
 	}{{rfc2866.AcctStatusType_Value_Start, addr, 0}, {rfc2866.AcctStatusType_Value_InterimUpdate, addr, 1800}, {rfc2866.AcctStatusType_Value_Stop, other, 3660}, {rfc2866.AcctStatusType_Value_Stop, addr, 1800}}
-	if len(book.packets) != len(want) {
-		t.Fatalf("%d messages, want %d", len(book.packets), len(want))
+	if len(book.packets) != len(want)+1 {
+		t.Fatalf("%d messages, want %d", len(book.packets), len(want)+1)
 	}
+	last := book.packets[len(want)]
+	if p := rfc4818.DelegatedIPv6Prefix_Get(last); p == nil || p.String() != prefix.String() || len(rfc6911.FramedIPv6Address_Get(last)) != 0 {
+		t.Errorf("of a delegation: %v", last.Attributes)
+	}
+	book.packets = book.packets[:len(want)]
 	for i, p := range book.packets {
 		got, _ := netip.AddrFromSlice(rfc6911.FramedIPv6Address_Get(p))
 		if rfc2866.AcctStatusType_Get(p) != want[i].status || got != want[i].addr || rfc2866.AcctSessionTime_Get(p) != want[i].lasted {
@@ -127,7 +135,7 @@ func TestAccounting(t *testing.T) {
 	if id := rfc2866.AcctSessionID_GetString; id(book.packets[0]) != id(book.packets[3]) || id(book.packets[0]) == id(book.packets[2]) {
 		t.Error("the session's id changes, or is another's")
 	}
-	if stats.Sent.Load() != 4 || stats.Failed.Load() == 0 || stats.Lost.Load() != 0 {
+	if stats.Sent.Load() != 5 || stats.Failed.Load() == 0 || stats.Lost.Load() != 0 {
 		t.Errorf("sent %d, failed %d, lost %d", stats.Sent.Load(), stats.Failed.Load(), stats.Lost.Load())
 	}
 }

@@ -55,10 +55,11 @@ func answered(q *radius.Packet, code radius.Code, change func(p *radius.Packet))
 // fake is a RADIUS server that does what a test wants.
 type fake struct {
 	t     *testing.T
-	asked atomic.Int32
+	asked atomic.Int32 // but for those that were sent again on a slow machine
 	mu    sync.Mutex
 	do    respond
 	last  *radius.Packet
+	done  map[string]bool // what was answered
 }
 
 func (f *fake) set(do respond) {
@@ -68,7 +69,12 @@ func (f *fake) set(do respond) {
 }
 
 func (f *fake) answer(b []byte) []byte {
-	f.asked.Add(1)
+	f.mu.Lock()
+	again := f.done[string(b)]
+	f.mu.Unlock()
+	if !again {
+		f.asked.Add(1)
+	}
 	q, err := radius.Parse(b, secret)
 	if err != nil {
 		f.t.Error(err)
@@ -94,6 +100,12 @@ func (f *fake) answer(b []byte) []byte {
 	if err != nil {
 		f.t.Error(err)
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.done == nil {
+		f.done = make(map[string]bool)
+	}
+	f.done[string(b)] = true
 	return wire
 }
 

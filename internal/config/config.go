@@ -80,7 +80,23 @@ type Link struct {
 	Prefixes   []Prefix `toml:"prefixes"`
 	RelayLinks []Addr   `toml:"relay-links"`
 	Options    Options  `toml:"options"` // before those of all links
+	Pools      []Pool   `toml:"delegate"`
 }
+
+// Pool is what prefixes are delegated from. What it leaves out of its policy is as for
+// addresses, but for how many a subscriber may hold.
+type Pool struct {
+	Prefix        netip.Prefix `toml:"prefix"`
+	Length        uint8        `toml:"length"`
+	Preferred     Duration     `toml:"preferred"`
+	Valid         Duration     `toml:"valid"`
+	MaxAge        Duration     `toml:"max-age"`
+	PerSubscriber int          `toml:"per-subscriber"`
+}
+
+// delegatedPerSubscriber is how many prefixes a subscriber may hold unless told otherwise:
+// a router's and what is left of the one before, twice.
+const delegatedPerSubscriber = 4
 
 // Auth is how clients are authenticated.
 type Auth struct {
@@ -323,6 +339,27 @@ func (v *checker) listen(key, s string) {
 	}
 }
 
+// policy checks the times and the number of a table.
+func (v *checker) policy(table string, p lease.Policy, retention Duration) {
+	const day = Duration(24 * time.Hour)
+	key := func(k string) string { return table + "." + k }
+	v.between(key("preferred"), Duration(p.Preferred), Duration(time.Second), 90*day)
+	v.between(key("valid"), Duration(p.Valid), Duration(time.Second), 180*day)
+	if p.Valid < p.Preferred {
+		v.fail(key("valid"), "%s is shorter than %s, %s", p.Valid, key("preferred"), p.Preferred)
+	}
+	v.between(key("max-age"), Duration(p.MaxAge), Duration(time.Second), 365*day)
+	if p.MaxAge < p.Valid {
+		v.fail(key("max-age"), "%s is shorter than %s, %s", p.MaxAge, key("valid"), p.Valid)
+	}
+	if time.Duration(retention) < p.MaxAge {
+		v.fail("lease.retention", "%s is shorter than %s, %s: keys would be erased while what they gave out is in use", time.Duration(retention), key("max-age"), p.MaxAge)
+	}
+	if p.PerSubscriber < 1 || p.PerSubscriber > 1024 {
+		v.fail(key("per-subscriber"), "%d: want 1 to 1024", p.PerSubscriber)
+	}
+}
+
 // check applies the rules that are not in the types.
 func (c *Config) check(v *checker) {
 	const day = Duration(24 * time.Hour)
@@ -341,23 +378,9 @@ func (c *Config) check(v *checker) {
 		v.fail("dhcpv6.duid", "%d bytes: want the server's DUID, 3 to %d bytes in hex; `gidserver init` makes one", n, lease.MaxDUIDLen)
 	}
 	l := &c.Lease
-	v.between("lease.preferred", l.Preferred, Duration(time.Second), 90*day)
-	v.between("lease.valid", l.Valid, Duration(time.Second), 180*day)
-	if l.Valid < l.Preferred {
-		v.fail("lease.valid", "%s is shorter than lease.preferred, %s", time.Duration(l.Valid), time.Duration(l.Preferred))
-	}
-	v.between("lease.max-age", l.MaxAge, Duration(time.Second), 365*day)
-	if l.MaxAge < l.Valid {
-		v.fail("lease.max-age", "%s is shorter than lease.valid, %s", time.Duration(l.MaxAge), time.Duration(l.Valid))
-	}
+	v.policy("lease", l.Policy(), l.Retention)
 	v.between("lease.retention", l.Retention, Duration(time.Hour), 3660*day)
-	if l.Retention < l.MaxAge {
-		v.fail("lease.retention", "%s is shorter than lease.max-age, %s: keys would be erased while their addresses are in use", time.Duration(l.Retention), time.Duration(l.MaxAge))
-	}
 	v.between("lease.decline-hold", l.DeclineHold, Duration(time.Minute), 365*day)
-	if l.PerSubscriber < 1 || l.PerSubscriber > 1024 {
-		v.fail("lease.per-subscriber", "%d: want 1 to 1024", l.PerSubscriber)
-	}
 	if t1, t2 := c.DHCPv6.T1, c.DHCPv6.T2; t1 > 0 && t2 > 0 && t1 > t2 {
 		v.fail("dhcpv6.t1", "%s is later than dhcpv6.t2, %s (RFC 9915 §21.4)", time.Duration(t1), time.Duration(t2))
 	}
@@ -472,6 +495,72 @@ func (c *Config) checkLinks(v *checker) {
 			prefixes[p.Prefix] = l.Name
 		}
 	}
+	c.checkPools(v)
+}
+
+// checkPools refuses pools that cannot be divided so, or that share addresses with one
+// another or with links.
+func (c *Config) checkPools(v *checker) {
+	type taken struct {
+		p    netip.Prefix
+		link string
+	}
+	var all []taken
+	for _, l := range c.Links {
+		for _, p := range l.Prefixes {
+			all = append(all, taken{p.Netip(), l.Name})
+		}
+	}
+	for i := range c.Links {
+		l := &c.Links[i]
+		if n := len(l.Pools); n > lease.MaxPrefixes {
+			v.fail(fmt.Sprintf("link[%d].delegate", i), "%d pools: want %d or fewer", n, lease.MaxPrefixes)
+		}
+		for j := range l.Pools {
+			table := fmt.Sprintf("link[%d].delegate[%d]", i, j)
+			p := l.Pools[j].Lease(c.Lease)
+			if err := p.Check(); err != nil {
+				v.fail(table+".prefix", "%w", err)
+				continue
+			}
+			v.policy(table, p.Policy, c.Lease.Retention)
+			for _, t := range all {
+				if t.p.Overlaps(p.Prefix) {
+					v.fail(table+".prefix", "%s shares addresses with %s of link %q", p.Prefix, t.p, t.link)
+				}
+			}
+			all = append(all, taken{p.Prefix, l.Name})
+		}
+	}
+}
+
+// Lease returns the pool as leases are made from it.
+func (p *Pool) Lease(l Lease) lease.Pool {
+	out := lease.Pool{Pool: idcodec.Pool{Prefix: p.Prefix, Bits: p.Length}, Policy: l.Policy()}
+	out.Policy.PerSubscriber = delegatedPerSubscriber
+	for _, x := range []struct {
+		to   *time.Duration
+		from Duration
+	}{{&out.Policy.Preferred, p.Preferred}, {&out.Policy.Valid, p.Valid}, {&out.Policy.MaxAge, p.MaxAge}} {
+		if x.from != 0 {
+			*x.to = time.Duration(x.from)
+		}
+	}
+	if p.PerSubscriber != 0 {
+		out.Policy.PerSubscriber = p.PerSubscriber
+	}
+	return out
+}
+
+// LongestAge returns the age up to which anything that is leased is renewed.
+func (c *Config) LongestAge() time.Duration {
+	age := time.Duration(c.Lease.MaxAge)
+	for i := range c.Links {
+		for j := range c.Links[i].Pools {
+			age = max(age, c.Links[i].Pools[j].Lease(c.Lease).Policy.MaxAge)
+		}
+	}
+	return age
 }
 
 // SlogLevel returns the level of the log.

@@ -33,6 +33,12 @@ name = "b"
 prefixes = ["2001:db8:2::/64", "2001:db8:3::/64"]
 relay-links = ["2001:db8:ff::1"]
 
+[[link.delegate]]
+prefix = "2001:db8:4000::/36"
+length = 56
+max-age = "20d"
+per-subscriber = 2
+
 [auth]
 trusted-relays = ["2001:db8:ff::1"]
 `
@@ -48,6 +54,9 @@ func TestParse(t *testing.T) {
 	if p := c.Lease.Policy(); p.MaxAge != 48*time.Hour || p.Preferred != 30*time.Minute || p.PerSubscriber != 16 {
 		t.Errorf("policy %+v", p)
 	}
+	if p := c.Links[1].Pools[0].Lease(c.Lease); p.Bits != 56 || p.Policy.MaxAge != 480*time.Hour || p.Policy.Preferred != 30*time.Minute || p.Policy.PerSubscriber != 2 || c.LongestAge() != p.Policy.MaxAge {
+		t.Errorf("pool %+v", p)
+	}
 	if len(c.Links) != 2 || len(c.Links[1].Prefixes) != 2 {
 		t.Errorf("links %+v", c.Links)
 	}
@@ -57,7 +66,7 @@ func TestParse(t *testing.T) {
 func TestErrorsNameFileLineAndKey(t *testing.T) {
 	for name, c := range map[string]struct{ old, new, want string }{
 		"an unknown key":          {`valid = "1h"`, `vaild = "1h"`, `f.toml:10: lease.vaild: unknown key`},
-		"an unknown table":        {`[auth]`, `[author]`, `f.toml:24: author`},
+		"an unknown table":        {`[auth]`, `[author]`, `f.toml:30: author`},
 		"a wrong type":            {`state = "state"`, `state = 5`, `f.toml:2: state`},
 		"no duration":             {`max-age = "2d"`, `max-age = "2 days"`, `f.toml:11: lease.max-age`},
 		"a negative one":          {`max-age = "2d"`, `max-age = "-2h"`, `f.toml:11: lease.max-age`},
@@ -70,11 +79,16 @@ func TestErrorsNameFileLineAndKey(t *testing.T) {
 		"no prefix":               {`prefixes = ["2001:db8:1::/64"]`, `prefixes = []`, `f.toml:17: link[0].prefixes`},
 		"a missing key":           {`realm = "isp.example"`, ``, `f.toml: realm`},
 		"a missing key in a list": {`name = "b"`, ``, `f.toml:19: link[1].name`},
-		"nobody to authenticate":  {`trusted-relays = ["2001:db8:ff::1"]`, ``, `f.toml:24: auth`},
-		"a strange relay option":  {`[auth]`, "[auth]\nrelay-options = [\"circuit-id\"]", `f.toml:25: auth.relay-options`},
+		"nobody to authenticate":  {`trusted-relays = ["2001:db8:ff::1"]`, ``, `f.toml:30: auth`},
+		"a strange relay option":  {`[auth]`, "[auth]\nrelay-options = [\"circuit-id\"]", `f.toml:31: auth.relay-options`},
 		"no TOML":                 {`[lease]`, `[lease`, `f.toml:8`},
 		"a duid of rubbish":       {`"00:04:00:11"`, `"xyz"`, `f.toml:5: dhcpv6.duid`},
-		"a listener without port": {`[auth]`, "[metrics]\nlisten = \"::1\"\n[auth]", `f.toml:25: metrics.listen`},
+		"a pool of a link's":      {`"2001:db8:4000::/36"`, `"2001:db8::/36"`, `f.toml:25: link[1].delegate[0].prefix: 2001:db8::/36 shares addresses with 2001:db8:1::/64 of link "a"`},
+		"a pool of long prefixes": {`length = 56`, `length = 80`, `f.toml:25: link[1].delegate[0].prefix: pool 2001:db8:4000::/36: delegated prefixes of /80`},
+		"a pool's short ages":     {`max-age = "20d"`, `max-age = "20m"`, `f.toml:27: link[1].delegate[0].max-age: 20m0s is shorter`},
+		"a pool's long ages":      {`max-age = "20d"`, `max-age = "40d"`, `f.toml:12: lease.retention: 720h0m0s is shorter than link[1].delegate[0].max-age`},
+		"a pool without a prefix": {`prefix = "2001:db8:4000::/36"`, ``, `f.toml:24: link[1].delegate[0].prefix`},
+		"a listener without port": {`[auth]`, "[metrics]\nlisten = \"::1\"\n[auth]", `f.toml:31: metrics.listen`},
 	} {
 		text := strings.Replace(good, c.old, c.new, 1)
 		if text == good {

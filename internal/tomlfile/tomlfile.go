@@ -65,7 +65,7 @@ func Decode(file string, text []byte, v any) error {
 }
 
 // Lines returns the line of every key, by its dotted name; a key in the n-th
-// table of an array is array[n].key.
+// table of an array is array[n].key, also where arrays are in arrays.
 func Lines(text []byte) map[string]int {
 	out := make(map[string]int)
 	var p unstable.Parser
@@ -77,6 +77,9 @@ func Lines(text []byte) map[string]int {
 		name, line := "", 0
 		for it := e.Key(); it.Next(); {
 			if name != "" {
+				if n := count[name]; n > 0 && e.Kind != unstable.KeyValue {
+					name = fmt.Sprintf("%s[%d]", name, n-1) // the array's last table
+				}
 				name += "."
 			}
 			name += string(it.Node().Data)

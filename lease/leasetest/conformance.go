@@ -137,6 +137,59 @@ func Run(t *testing.T, open func(t *testing.T) lease.Store, reopen Reopener) {
 		}
 	})
 
+	t.Run("prefixes read back, are filed apart from addresses, and survive", func(t *testing.T) {
+		s := open(t)
+		if got := s.Lengths(); len(got) != 0 {
+			t.Errorf("lengths of an empty store: %v", got)
+		}
+		a, p, q := Lease(1, t0), Lease(2, t0), Lease(3, t0)
+		p.Bits, q.Bits = 56, 64
+		p.Addr, q.Addr = netip.MustParseAddr("2001:db8:4000::"), netip.MustParseAddr("2001:db8:8000::")
+		p.Client = lease.Client{DUID: a.Client.DUID, IAID: a.Client.IAID, PD: true}
+		q.Client.PD, q.Anchor = true, lease.Anchor{}
+		before := q
+		before.Start, before.ValidUntil = t0.Add(-2*time.Hour), t0.Add(-time.Hour)
+		if err := s.Apply(&lease.Update{Put: []lease.Lease{a, p, q}, Archive: []lease.Lease{before}, Clients: []lease.ClientList{
+			{Client: a.Client, Addrs: []netip.Addr{a.Addr}}, {Client: p.Client, Addrs: []netip.Addr{p.Addr}}}}); err != nil {
+			t.Fatal(err)
+		}
+		check := func(s lease.Store) {
+			t.Helper()
+			for _, want := range []lease.Lease{a, p, q} {
+				got, err := s.Lease(want.Addr)
+				if diff := cmp.Diff(normal(want), normal(got), compareAddr); err != nil || diff != "" {
+					t.Errorf("Lease(%s): %v\n%s", want.Addr, err, diff)
+				}
+			}
+			if got, err := s.ByClient(nil, a.Client); err != nil || !cmp.Equal(got, []netip.Addr{a.Addr}, compareAddr) {
+				t.Errorf("ByClient of addresses = %v, %v", got, err)
+			}
+			if got, err := s.ByClient(nil, p.Client); err != nil || !cmp.Equal(got, []netip.Addr{p.Addr}, compareAddr) {
+				t.Errorf("ByClient of prefixes = %v, %v", got, err)
+			}
+			if got := s.Lengths(); !slices.Equal(got, []uint8{64, 56}) {
+				t.Errorf("Lengths = %v, want 64 and 56", got)
+			}
+			if h, err := s.History(nil, q.Addr); err != nil || len(h) != 2 || h[1].Bits != 64 || !h[1].Client.PD {
+				t.Errorf("History = %v, %v", h, err)
+			}
+			n := 0
+			if err := s.Each(func(l lease.Lease) error {
+				if l.Bits != 0 {
+					n++
+				}
+				return nil
+			}); err != nil || n != 2 {
+				t.Errorf("Each visits %d prefixes, %v", n, err)
+			}
+		}
+		check(s)
+		if err := s.Barrier().Wait(); err != nil {
+			t.Fatal(err)
+		}
+		check(reopen(t, s))
+	})
+
 	t.Run("addresses of a prefix that were leased in a time", func(t *testing.T) {
 		s := open(t)
 		var u lease.Update

@@ -15,11 +15,15 @@ const formatVersion = 1
 
 var keyFormat = []byte("Fformat")
 
+// keyLengths holds the lengths of delegated prefixes that were ever filed, a byte each.
+var keyLengths = []byte("Flengths")
+
 // The first byte of a key tells what it is. All numbers are big-endian.
 const (
 	tagClient     = 'C' // DUID ‖ IAID(4) → addresses, 16 bytes each
+	tagDelegated  = 'D' // DUID ‖ IAID(4) of an IA_PD → first addresses of prefixes, 16 bytes each
 	tagLookup     = 'K' // lookup key(32) → subscriber(8)
-	tagLease      = 'L' // address(16) → newest lease
+	tagLease      = 'L' // address(16), the first of a prefix → newest lease
 	tagHistory    = 'M' // address(16) ‖ start(8) → ended lease; follows tagLease
 	tagSubscriber = 'N' // subscriber(8) → registered(8) ‖ NID
 	tagAccount    = 'S' // subscriber(8) ‖ prefix(8) → epoch(4) ‖ slot(2) ‖ even(8)
@@ -74,7 +78,11 @@ func historyKey(b []byte, l *lease.Lease) []byte {
 func addrOfKey(k []byte) netip.Addr { return netip.AddrFrom16([16]byte(k[1:17])) }
 
 func clientKey(b []byte, c lease.Client) []byte {
-	return binary.BigEndian.AppendUint32(append(append(b, tagClient), c.DUID...), c.IAID)
+	tag := byte(tagClient)
+	if c.PD {
+		tag = tagDelegated
+	}
+	return binary.BigEndian.AppendUint32(append(append(b, tag), c.DUID...), c.IAID)
 }
 
 func seconds(n uint64) time.Time { return time.Unix(int64(n), 0).UTC() }
@@ -83,13 +91,20 @@ func seconds(n uint64) time.Time { return time.Unix(int64(n), 0).UTC() }
 //
 //	version(1) state(1) slot(2) epoch(4) subscriber(8) born(8) start(8)
 //	updated(8) preferred until(8) valid until(8) IAID(4) DUID link-layer relay
+//
+// Version 2 is a delegated prefix's, with its length in a byte at the end.
 const (
 	leaseVersion  = 1
+	prefixVersion = 2
 	leaseFixedLen = 1 + 1 + 2 + 4 + 8 + 5*8 + 4
 )
 
 func appendLease(b []byte, l *lease.Lease) []byte {
-	b = append(b, leaseVersion, byte(l.State))
+	version := byte(leaseVersion)
+	if l.Bits != 0 {
+		version = prefixVersion
+	}
+	b = append(b, version, byte(l.State))
 	b = binary.BigEndian.AppendUint16(b, l.Slot)
 	b = binary.BigEndian.AppendUint32(b, l.Epoch)
 	b = binary.BigEndian.AppendUint64(b, l.Subscriber)
@@ -99,15 +114,20 @@ func appendLease(b []byte, l *lease.Lease) []byte {
 	b = binary.BigEndian.AppendUint32(b, l.Client.IAID)
 	b = append(append(b, byte(len(l.Client.DUID))), l.Client.DUID...)
 	b = append(append(b, byte(len(l.Anchor.LinkLayer))), l.Anchor.LinkLayer...)
-	if !l.Anchor.Relay.IsValid() {
-		return append(b, 0)
+	if l.Anchor.Relay.IsValid() {
+		relay := l.Anchor.Relay.As16()
+		b = append(append(b, 16), relay[:]...)
+	} else {
+		b = append(b, 0)
 	}
-	relay := l.Anchor.Relay.As16()
-	return append(append(b, 16), relay[:]...)
+	if l.Bits != 0 {
+		b = append(b, l.Bits)
+	}
+	return b
 }
 
 func parseLease(addr netip.Addr, b []byte) (lease.Lease, error) {
-	if len(b) < leaseFixedLen || b[0] != leaseVersion {
+	if len(b) < leaseFixedLen || b[0] != leaseVersion && b[0] != prefixVersion {
 		return lease.Lease{}, errCorrupt
 	}
 	u64 := binary.BigEndian.Uint64
@@ -137,7 +157,10 @@ func parseLease(addr netip.Addr, b []byte) (lease.Lease, error) {
 	l.Client.DUID, ok1 = field()
 	l.Anchor.LinkLayer, ok2 = field()
 	relay, ok3 = field()
-	if !ok1 || !ok2 || !ok3 || len(rest) != 0 || len(relay) != 0 && len(relay) != 16 {
+	if b[0] == prefixVersion && len(rest) == 1 {
+		l.Bits, l.Client.PD, rest = rest[0], true, nil
+	}
+	if !ok1 || !ok2 || !ok3 || len(rest) != 0 || b[0] == prefixVersion && (l.Bits == 0 || l.Bits > 128) || len(relay) != 0 && len(relay) != 16 {
 		return lease.Lease{}, errCorrupt
 	}
 	if len(relay) == 16 {

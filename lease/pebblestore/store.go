@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -55,6 +56,7 @@ type Store struct {
 	mu     sync.Mutex // guards last and dirty
 	last   *barrier
 	full   atomic.Bool
+	bits   atomic.Pointer[[]uint8] // lengths of prefixes, the longest first
 	closed chan struct{}
 }
 
@@ -128,9 +130,17 @@ func (s *Store) start(readOnly bool) error {
 	if err := it.Close(); err != nil {
 		return err
 	}
+	lengths, err := s.get(keyLengths)
+	if err != nil && !errors.Is(err, lease.ErrNotFound) {
+		return err
+	}
+	s.bits.Store(&lengths)
 	s.batch = s.db.NewBatch()
 	return nil
 }
+
+// Lengths implements lease.Store.
+func (s *Store) Lengths() []uint8 { return *s.bits.Load() }
 
 // waitForSpace runs while the disk is full and all writes stand still, so that
 // no reply is sent and nothing that was acknowledged is lost.
@@ -359,9 +369,15 @@ func (s *Store) Apply(u *lease.Update) error {
 		l := &u.Archive[i]
 		s.batch.Set(historyKey(kbuf[:0], l), s.encode(l), nil)
 	}
+	lengths := s.Lengths()
 	for i := range u.Put {
 		l := &u.Put[i]
 		s.batch.Set(leaseKey(kbuf[:0], l.Addr), s.encode(l), nil)
+		if l.Bits != 0 && !slices.Contains(lengths, l.Bits) {
+			lengths = append(slices.Clone(lengths), l.Bits)
+			slices.SortFunc(lengths, func(a, b uint8) int { return int(b) - int(a) })
+			s.batch.Set(keyLengths, lengths, nil)
+		}
 	}
 	for i := range u.Delete {
 		l := &u.Delete[i]
@@ -389,7 +405,13 @@ func (s *Store) Apply(u *lease.Update) error {
 	if s.batch.Empty() {
 		return nil
 	}
-	return s.write()
+	if err := s.write(); err != nil {
+		return err
+	}
+	if len(lengths) > len(s.Lengths()) {
+		s.bits.Store(&lengths)
+	}
+	return nil
 }
 
 func (s *Store) encode(l *lease.Lease) []byte {
