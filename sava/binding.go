@@ -63,11 +63,13 @@ type noMirror struct{}
 func (noMirror) Bind(netip.Addr, Binding) error { return nil }
 func (noMirror) Unbind(netip.Addr) error        { return nil }
 
-// Table is a set of bindings. It is safe for concurrent use; a change is seen by
-// every lookup that begins after it.
+// Table is a set of bindings of addresses and, under the addresses that stand for them
+// (see [KeyOf]), of delegated prefixes. It is safe for concurrent use; a change is seen
+// by every lookup that begins after it.
 type Table struct {
-	limit  int
-	mirror Mirror
+	limit   int
+	mirror  Mirror
+	lengths lengths
 
 	mu    sync.Mutex // of writers
 	index atomic.Pointer[index]
@@ -133,6 +135,11 @@ func (t *Table) Change(addr netip.Addr, f func(old Binding, bound bool) (b Bindi
 	e := makeEntry(addr, b)
 	if bound && e == old {
 		return nil
+	}
+	if p, ok := PrefixOf(addr); ok && !bound {
+		if err := t.lengths.add(p.Bits()); err != nil {
+			return err
+		}
 	}
 	if err := t.mirror.Bind(addr, b); err != nil {
 		return err

@@ -41,24 +41,48 @@ func EachOption(b []byte, f func(code dhcp6.OptionCode, data []byte) error) erro
 // maxAddrs bounds the addresses of one message.
 const maxAddrs = 64
 
-// Leased is an address and how long it is still leased for; 0 when it is not.
+// Leased is an address, or one that stands for a delegated prefix (see [KeyOf]), and how
+// long it is still leased for; 0 when it is not.
 type Leased struct {
 	Addr  netip.Addr
 	Valid time.Duration
 }
 
 // leasedAddr reads an OPTION_IAADDR: address(16) preferred(4) valid(4) options.
-// An address whose own status is an error is leased for no time.
-func leasedAddr(data []byte) (Leased, error) {
+// An address whose own status is an error is leased for no time. It returns false for a
+// group, which is nobody's, and which a table could take for the key of a prefix.
+func leasedAddr(data []byte) (l Leased, ok bool, err error) {
 	if len(data) < 24 {
-		return Leased{}, errDHCPv6
+		return Leased{}, false, errDHCPv6
 	}
-	l := Leased{Addr: netip.AddrFrom16([16]byte(data)), Valid: time.Duration(binary.BigEndian.Uint32(data[20:])) * time.Second}
+	l = Leased{Addr: netip.AddrFrom16([16]byte(data)), Valid: time.Duration(binary.BigEndian.Uint32(data[20:])) * time.Second}
 	status, err := statusOf(data[24:])
 	if status != 0 {
 		l.Valid = 0
 	}
-	return l, err
+	return l, !l.Addr.IsMulticast(), err
+}
+
+// leasedPrefix reads an OPTION_IAPREFIX: preferred(4) valid(4) length(1) prefix(16)
+// options. It returns false for a prefix that cannot be bound, being longer than a /64
+// or of no length.
+func leasedPrefix(data []byte) (l Leased, ok bool, err error) {
+	if len(data) < 25 || data[8] > 128 {
+		return Leased{}, false, errDHCPv6
+	}
+	status, err := statusOf(data[25:])
+	if err != nil {
+		return Leased{}, false, err
+	}
+	key, err := KeyOf(netip.PrefixFrom(netip.AddrFrom16([16]byte(data[9:])), int(data[8])))
+	if err != nil {
+		return Leased{}, false, nil
+	}
+	l = Leased{Addr: key, Valid: time.Duration(binary.BigEndian.Uint32(data[4:])) * time.Second}
+	if status != 0 {
+		l.Valid = 0
+	}
+	return l, true, nil
 }
 
 // statusOf returns the status code in a list of options; success without one.
@@ -89,11 +113,21 @@ func ParseClientData(b []byte) (ClientData, error) {
 	err := EachOption(b, func(code dhcp6.OptionCode, data []byte) error {
 		switch code {
 		case dhcp6.OptionIAAddr:
-			l, err := leasedAddr(data)
+			l, ok, err := leasedAddr(data)
 			if err != nil || len(d.Addrs) == maxAddrs {
 				return errDHCPv6
 			}
-			d.Addrs = append(d.Addrs, l)
+			if ok {
+				d.Addrs = append(d.Addrs, l)
+			}
+		case dhcp6.OptionIAPrefix:
+			l, ok, err := leasedPrefix(data)
+			if err != nil || len(d.Addrs) == maxAddrs {
+				return errDHCPv6
+			}
+			if ok {
+				d.Addrs = append(d.Addrs, l)
+			}
 		case dhcp6.OptionClientLinkLayerAddr:
 			const ethernet = 1
 			if len(data) == 8 && binary.BigEndian.Uint16(data) == ethernet {
@@ -131,7 +165,7 @@ type message struct {
 	clientID    []byte
 	rapidCommit bool
 	status      uint16
-	addrs       []Leased // of its IA_NAs and IA_TAs; an error leases for no time
+	addrs       []Leased // of its IA_NAs, IA_TAs and IA_PDs; an error leases for no time
 }
 
 // parse reads a message. Addresses are kept in m's memory.
@@ -152,7 +186,7 @@ func (m *message) parse(b []byte) error {
 				return errDHCPv6
 			}
 			m.status = binary.BigEndian.Uint16(data)
-		case dhcp6.OptionIANA:
+		case dhcp6.OptionIANA, dhcp6.OptionIAPD:
 			return m.parseIA(data, 12) // IAID(4) T1(4) T2(4) options
 		case dhcp6.OptionIATA:
 			return m.parseIA(data, 4) // IAID(4) options
@@ -170,12 +204,22 @@ func (m *message) parseIA(data []byte, options int) error {
 		return err
 	}
 	return EachOption(data[options:], func(code dhcp6.OptionCode, data []byte) error {
-		if code != dhcp6.OptionIAAddr {
+		var l Leased
+		var err error
+		ok := false
+		switch code {
+		case dhcp6.OptionIAAddr:
+			l, ok, err = leasedAddr(data)
+		case dhcp6.OptionIAPrefix:
+			l, ok, err = leasedPrefix(data)
+		default:
 			return nil
 		}
-		l, err := leasedAddr(data)
 		if err != nil || len(m.addrs) == maxAddrs {
 			return errDHCPv6
+		}
+		if !ok {
+			return nil
 		}
 		if status != 0 {
 			l.Valid = 0

@@ -149,7 +149,7 @@ func (f *Filter) source(s source, now time.Time) Reason {
 		return f.table.claimLocal(s.addr(), x.anchor, now)
 	}
 	var e entry
-	switch ok := f.table.index.Load().find(s.hi, s.lo, &e); {
+	switch _, _, ok := f.table.match(s.hi, s.lo, &e); {
 	case !ok && f.forger != nil && f.forger.Forged(s.addr(), now):
 		return Forged
 	case !ok:

@@ -101,10 +101,13 @@ func (m MAC) word() uint64 {
 	return uint64(binary.BigEndian.Uint32(m[:]))<<32 | uint64(binary.BigEndian.Uint16(m[4:]))<<16
 }
 
-func (e *entry) addr() netip.Addr {
+func (e *entry) addr() netip.Addr { return wordsAddr(e.hi, e.lo) }
+
+// wordsAddr is the inverse of words.
+func wordsAddr(hi, lo uint64) netip.Addr {
 	var b [16]byte
-	binary.BigEndian.PutUint64(b[:8], e.hi)
-	binary.BigEndian.PutUint64(b[8:], e.lo)
+	binary.BigEndian.PutUint64(b[:8], hi)
+	binary.BigEndian.PutUint64(b[8:], lo)
 	return netip.AddrFrom16(b)
 }
 

@@ -239,7 +239,7 @@ func (s *Snooper) FromServer(host netip.Addr, b []byte, now time.Time) error {
 			s.end(l.Addr, x.anchor)
 			continue
 		}
-		if isUnicast(l.Addr) {
+		if isBindable(l.Addr) {
 			if err := s.table.Bind(l.Addr, Binding{Anchor: x.anchor, Until: now.Add(l.Valid)}); err != nil {
 				return err
 			}
@@ -253,11 +253,20 @@ func isUnicast(a netip.Addr) bool {
 	return a.Is6() && !a.IsMulticast() && !a.IsLinkLocalUnicast() && !a.IsUnspecified() && !a.IsLoopback()
 }
 
+// isBindable reports whether a server's word binds an address, or one that stands for a
+// prefix.
+func isBindable(a netip.Addr) bool {
+	if p, ok := PrefixOf(a); ok {
+		a = p.Addr()
+	}
+	return isUnicast(a)
+}
+
 // Data takes note that a host uses an address which nobody is bound to
 // (EVE_DATA_UNMATCH). Where the address is leased, or the server can be asked, it
 // is found out whose it is.
 func (s *Snooper) Data(addr netip.Addr, a Anchor, now time.Time) {
-	b, bound := s.table.Lookup(addr)
+	_, b, bound := s.table.Covering(addr)
 	if bound && b.Port != 0 && now.Before(b.Until) || !bound && !s.query {
 		return
 	}
@@ -298,12 +307,31 @@ func (s *Snooper) giveUp(addr netip.Addr, r *recovery) {
 // Answer takes the server's answer to a Query: RECOVERY to BOUND or NO_BIND.
 func (s *Snooper) Answer(d ClientData, now time.Time) {
 	for _, l := range d.Addrs {
+		if p, ok := PrefixOf(l.Addr); ok {
+			s.answerPrefix(p, l, d.MAC, now)
+			continue
+		}
 		r := s.recoveries[l.Addr]
 		if r == nil || !r.queried {
 			continue
 		}
 		s.giveUp(l.Addr, r)
 		if l.Valid > 0 && (d.MAC.IsZero() || d.MAC == r.anchor.MAC) {
+			_ = s.table.Bind(l.Addr, Binding{Anchor: r.anchor, Until: now.Add(l.Valid)}) // a full table: the host tries again
+		}
+	}
+}
+
+// answerPrefix ends the recoveries of addresses in a delegated prefix. Behind the router
+// that has it nobody answers for an address on the link, so that only the link-layer
+// address that the server tells shows who may use it.
+func (s *Snooper) answerPrefix(p netip.Prefix, l Leased, mac MAC, now time.Time) {
+	for addr, r := range s.recoveries {
+		if !r.queried || !p.Contains(addr) {
+			continue
+		}
+		s.giveUp(addr, r)
+		if l.Valid > 0 && mac == r.anchor.MAC {
 			_ = s.table.Bind(l.Addr, Binding{Anchor: r.anchor, Until: now.Add(l.Valid)}) // a full table: the host tries again
 		}
 	}

@@ -282,6 +282,7 @@ func FuzzSnooper(f *testing.F) {
 	f.Add(dhcpMessage(dhcp6.MessageTypeRequest, 1), dhcpMessage(dhcp6.MessageTypeReply, 1, iaNA(iaAddr(honest, 60))))
 	f.Add(dhcpMessage(dhcp6.MessageTypeSolicit, 1, dhcpOption(dhcp6.OptionRapidCommit)), dhcpMessage(dhcp6.MessageTypeReply, 1, iaNA(statusOption(2), iaAddr(honest, 60, statusOption(0)))))
 	f.Add(dhcpMessage(dhcp6.MessageTypeConfirm, 1, iaNA(iaAddr(honest, 60))), dhcpMessage(dhcp6.MessageTypeReply, 1, dhcpOption(dhcp6.OptionIATA, []byte{0, 0, 0, 1}, iaAddr(honest, 60))))
+	f.Add(dhcpMessage(dhcp6.MessageTypeRequest, 1), dhcpMessage(dhcp6.MessageTypeReply, 1, iaPD(iaPrefix(delegated, 60))))
 	f.Add([]byte{3, 0, 0, 1, 0, 1, 0, 200}, []byte{7, 0, 0, 1, 0, 3, 0, 2, 0, 0})
 	f.Fuzz(func(t *testing.T, host, server []byte) {
 		s := NewSnooper(NewTable(0, nil), true)
@@ -298,7 +299,7 @@ func FuzzSnooper(f *testing.F) {
 			t.Fatalf("%d bindings; asked: %v; %v", n, asked, err)
 		}
 		s.table.Each(func(a netip.Addr, b Binding) bool {
-			if !isUnicast(a) || b.Anchor != here || !b.Until.After(noon) {
+			if !isBindable(a) || b.Anchor != here || !b.Until.After(noon) {
 				t.Fatalf("%s is bound: %+v", a, b)
 			}
 			return true
@@ -313,10 +314,16 @@ func FuzzSnooper(f *testing.F) {
 func FuzzClientData(f *testing.F) {
 	f.Add(slices.Concat(iaAddr(honest, 60), dhcpOption(dhcp6.OptionClientLinkLayerAddr, []byte{0, 1}, myMAC[:])))
 	f.Add(iaAddr(honest, 60, statusOption(2)))
+	f.Add(iaPrefix(delegated, 60))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, err := ParseClientData(b)
 		if err == nil && len(d.Addrs) > maxAddrs {
 			t.Fatalf("%d addresses", len(d.Addrs))
+		}
+		for _, l := range d.Addrs {
+			if _, ok := PrefixOf(l.Addr); !ok && l.Addr.IsMulticast() {
+				t.Fatalf("%s is leased", l.Addr)
+			}
 		}
 	})
 }

@@ -50,13 +50,13 @@ func (i *ISP) Access() (*Access, error) {
 		a.Device.Do("ip", "address", "add", DeviceAddr+"/64", "dev", "br0", "nodad"),
 		a.Device.Do("ip", "route", "add", "default", "via", RelayDown),
 		a.Router.Do("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"),
-		a.isp.lab.mountBPF(filepath.Join(a.dir, "bpf")),
+		a.isp.lab.MountBPF(filepath.Join(a.dir, "bpf")),
 	)
 }
 
-// mountBPF mounts a BPF file system until the lab closes: a namespace has none of
+// MountBPF mounts a BPF file system until the lab closes: a namespace has none of
 // its own.
-func (l *Lab) mountBPF(dir string) error {
+func (l *Lab) MountBPF(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}

@@ -228,7 +228,7 @@ func (s *session) apply(options []byte, change bool) error {
 					s.changed[l.Addr] = struct{}{}
 				}
 			}
-			if err := s.client.Table.Lease(l, d.MAC, now); errors.Is(err, sava.ErrTableFull) {
+			if err := s.client.Table.Lease(l, d.MAC, now); errors.Is(err, sava.ErrTableFull) || errors.Is(err, sava.ErrLengths) {
 				s.client.Log.Error("a lease is not bound; its host cannot send", "error", err)
 			} else if err != nil {
 				return err

@@ -72,6 +72,21 @@ struct {
 	__type(value, struct binding);
 } bindings SEC(".maps");
 
+// Lengths of the delegated prefixes that are bound; 0 ends them. Prefixes stand among
+// the bindings under keys of their own, as sava's KeyOf makes them.
+#define MAX_LENGTHS 8
+
+struct lengths {
+	__u8 bits[MAX_LENGTHS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct lengths);
+} lengths SEC(".maps");
+
 // The loader makes room for every port.
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -237,6 +252,31 @@ static __always_inline int find(const void *at, const __u64 *key, struct words *
 	return -1;
 }
 
+// find_prefix copies the binding of the delegated prefix that an address is in, by the
+// address's first word.
+static __noinline int find_prefix(__u64 first, struct words *out)
+{
+	__u32 zero = 0;
+	const volatile struct lengths *l = bpf_map_lookup_elem(&lengths, &zero);
+
+	if (!l || !out)
+		return 0;
+	for (int i = 0; i < MAX_LENGTHS; i++) {
+		__u64 key[2];
+		__u32 bits = l->bits[i];
+		int found;
+
+		if (!bits || bits > 64)
+			break;
+		key[0] = bpf_cpu_to_be64(0xffULL << 56 | (__u64)bits << 48);
+		key[1] = first & bpf_cpu_to_be64(~0ULL << (64 - bits));
+		found = find(key, key, out);
+		if (found)
+			return found;
+	}
+	return 0;
+}
+
 #define MAC_OF(who) ((who) << 16)
 
 // differs tells why a host may not use an address whose binding is not exactly
@@ -265,8 +305,11 @@ static __always_inline __u32 source(const void *addr, const __u64 *key, __u64 he
 {
 	struct words w;
 	__u32 reason;
+	int found = find(addr, key, &w);
 
-	switch (find(addr, key, &w)) {
+	if (!found)
+		found = find_prefix(key[0], &w);
+	switch (found) {
 	case 0:
 		return is_link_local(key[0]) || recover ? HAND_UP : UNBOUND;
 	case 1:

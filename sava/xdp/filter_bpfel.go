@@ -31,6 +31,11 @@ type objectsIn6Addr struct {
 	}
 }
 
+type objectsLengths struct {
+	_    structs.HostLayout
+	Bits [8]uint8
+}
+
 type objectsPace struct {
 	_      structs.HostLayout
 	Up     uint64
@@ -57,6 +62,7 @@ const (
 	objectsMapCounters       = "counters"
 	objectsMapDrops          = "drops"
 	objectsMapHandedUp       = "handed_up"
+	objectsMapLengths        = "lengths"
 	objectsMapPaces          = "paces"
 	objectsMapRooms          = "rooms"
 	objectsProgGidAccess     = "gid_access"
@@ -133,6 +139,7 @@ type objectsMapSpecs struct {
 	Counters *ebpf.MapSpec `ebpf:"counters"`
 	Drops    *ebpf.MapSpec `ebpf:"drops"`
 	HandedUp *ebpf.MapSpec `ebpf:"handed_up"`
+	Lengths  *ebpf.MapSpec `ebpf:"lengths"`
 	Paces    *ebpf.MapSpec `ebpf:"paces"`
 	Rooms    *ebpf.MapSpec `ebpf:"rooms"`
 }
@@ -177,6 +184,7 @@ type objectsMaps struct {
 	Counters *ebpf.Map `ebpf:"counters"`
 	Drops    *ebpf.Map `ebpf:"drops"`
 	HandedUp *ebpf.Map `ebpf:"handed_up"`
+	Lengths  *ebpf.Map `ebpf:"lengths"`
 	Paces    *ebpf.Map `ebpf:"paces"`
 	Rooms    *ebpf.Map `ebpf:"rooms"`
 }
@@ -187,6 +195,7 @@ func (m *objectsMaps) Close() error {
 		m.Counters,
 		m.Drops,
 		m.HandedUp,
+		m.Lengths,
 		m.Paces,
 		m.Rooms,
 	)

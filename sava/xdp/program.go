@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +28,9 @@ import (
 
 // maxLocalBindings is the room for link-local addresses beside the leased ones.
 const maxLocalBindings = 1 << 13
+
+// pinned are the maps that outlive a process, and with it the programs.
+var pinned = []string{objectsMapBindings, objectsMapLengths}
 
 // Port is an interface at which frames come in.
 type Port struct {
@@ -49,6 +53,7 @@ type Options struct {
 type Program struct {
 	ports    []attached
 	bindings *ebpf.Map
+	lengths  *ebpf.Map // of bound prefixes
 	counters *ebpf.Map
 	handedUp []*ringbuf.Reader // of each port
 	drops    *ringbuf.Reader
@@ -56,7 +61,9 @@ type Program struct {
 	clock    clock
 	ticket   [16]byte
 	pin      string
-	closers  []interface{ Close() error }
+
+	lengthsMu sync.Mutex
+	closers   []interface{ Close() error }
 
 	// Injected and InjectErrors count frames that were sent back to their
 	// ports.
@@ -105,7 +112,9 @@ func Load(o Options) (_ *Program, err error) {
 		if err := os.MkdirAll(o.Pin, 0o700); err != nil {
 			return nil, err
 		}
-		spec.Maps[objectsMapBindings].Pinning = ebpf.PinByName
+		for _, name := range pinned {
+			spec.Maps[name].Pinning = ebpf.PinByName
+		}
 	}
 	common := make(map[string]*ebpf.Map)
 	for name, m := range spec.Maps {
@@ -120,7 +129,7 @@ func Load(o Options) (_ *Program, err error) {
 		}
 		p.closers = append(p.closers, common[name])
 	}
-	p.bindings, p.counters = common[objectsMapBindings], common[objectsMapCounters]
+	p.bindings, p.lengths, p.counters = common[objectsMapBindings], common[objectsMapLengths], common[objectsMapCounters]
 	for i, port := range o.Ports {
 		if err := p.attach(o, spec, common, i, port); err != nil {
 			return nil, fmt.Errorf("interface %s: %w", port.Name, err)
@@ -324,7 +333,10 @@ func (p *Program) unpinOthers() error {
 	if err != nil {
 		return err
 	}
-	keep := map[string]bool{objectsMapBindings: true}
+	keep := make(map[string]bool)
+	for _, name := range pinned {
+		keep[name] = true
+	}
 	for _, a := range p.ports {
 		keep[filepath.Base(p.linkPath(a.Port, a.generic))] = true
 	}
@@ -346,7 +358,7 @@ func Detach(pin string) (ports []string, err error) {
 	}
 	for _, n := range names {
 		mode, port, ok := strings.Cut(n.Name(), "-")
-		if n.Name() != objectsMapBindings && (!ok || mode != "native" && mode != "generic") {
+		if !slices.Contains(pinned, n.Name()) && (!ok || mode != "native" && mode != "generic") {
 			return ports, fmt.Errorf("%s: not a pin of gidfilter's", filepath.Join(pin, n.Name()))
 		}
 		if err := os.Remove(filepath.Join(pin, n.Name())); err != nil {
@@ -397,8 +409,34 @@ func (c *clock) seal(addr netip.Addr, b sava.Binding) (key [16]byte, v objectsBi
 
 // Bind implements [sava.Mirror].
 func (p *Program) Bind(addr netip.Addr, b sava.Binding) error {
+	if prefix, ok := sava.PrefixOf(addr); ok {
+		if err := p.addLength(uint8(prefix.Bits())); err != nil {
+			return err
+		}
+	}
 	key, v := p.clock.seal(addr, b)
 	return p.bindings.Update(&key, &v, ebpf.UpdateAny)
+}
+
+// addLength has the programs look for prefixes of a length. They go on to when none is
+// bound any more.
+func (p *Program) addLength(bits uint8) error {
+	p.lengthsMu.Lock()
+	defer p.lengthsMu.Unlock()
+	var all [sava.MaxLengths]uint8
+	if err := p.lengths.Lookup(uint32(0), &all); err != nil {
+		return err
+	}
+	for i, b := range all {
+		switch b {
+		case bits:
+			return nil
+		case 0:
+			all[i] = bits
+			return p.lengths.Update(uint32(0), &all, ebpf.UpdateAny)
+		}
+	}
+	return sava.ErrLengths
 }
 
 // Unbind implements [sava.Mirror].

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -43,6 +44,7 @@ var (
 // cable is a host, a device, and a cable between the host's eth0 and the
 // device's port0.
 type cable struct {
+	lab          *netlab.Lab
 	host, device *netlab.Namespace
 	port         uint32
 	raw          int // a packet socket on eth0
@@ -60,7 +62,7 @@ func newCable(t testing.TB) *cable {
 			t.Error(err)
 		}
 	})
-	c := &cable{}
+	c := &cable{lab: lab}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -280,6 +282,7 @@ func seeds(t testing.TB) [][]byte {
 	}
 	mine := append([]byte{1, 1}, hostMAC[:]...)
 	plain := udp(t, honest, "a text")
+	inPrefix := udp(t, netip.MustParseAddr("2001:db8:4000:1ab::9"), "a text")
 	tagged := func(tags ...byte) []byte { return slices.Concat(plain[:12], tags, plain[12:]) }
 	chain := func(next byte, headers ...byte) []byte {
 		b := slices.Concat(plain[:54], headers, plain[54:])
@@ -295,6 +298,8 @@ func seeds(t testing.TB) [][]byte {
 		tagged(0x81, 0, 0, 7), tagged(0x88, 0xa8, 0, 7, 0x81, 0, 0, 8), tagged(0x81, 0, 0, 7, 0x81, 0, 0, 7, 0x81, 0, 0, 7),
 		chain(0, 17, 0, 1, 4, 0, 0, 0, 0), chain(60, 43, 0, 1, 4, 0, 0, 0, 0, 17, 0, 253, 0, 0, 0, 0, 0), chain(44, 17, 0, 0, 1, 0, 0, 0, 7), chain(44, 17, 0, 0, 9, 0, 0, 0, 7),
 		chain(51, 17, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1), chain(44, 58, 0, 0, 1, 0, 0, 0, 7, 135, 0, 0, 0), chain(41), chain(50), chain(59), chain(60, 0, 0, 1, 4, 0, 0, 0, 0),
+		inPrefix, udp(t, netip.MustParseAddr("2001:db8:4000:2cd::9"), "another's"), udp(t, netip.MustParseAddr("2001:db8:8000:7::9"), "over"),
+		udp(t, netip.MustParseAddr("2001:db8:c000:7::9"), "somebody's"), udp(t, netip.MustParseAddr("ff38::2001:db8:4000:100"), "a key"), nd(136, netip.MustParseAddr("2001:db8:4000:1ab::9"), netip.MustParseAddr("2001:db8:4000:1ff::9")),
 	}
 }
 
@@ -313,6 +318,20 @@ func TestTheKernelJudgesAsTheFilterDoes(t *testing.T) {
 			netip.MustParseAddr("2001:db8:1::e"): {AnyVLAN: true, Until: time.Now().Add(time.Hour)},
 		} {
 			if err := table.Bind(a, b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for s, b := range map[string]sava.Binding{
+			"2001:db8:4000:100::/56": {Anchor: sava.Anchor{Port: c.port, MAC: hostMAC}, Until: time.Now().Add(time.Hour)},
+			"2001:db8:4000:200::/56": {Anchor: sava.Anchor{Port: c.port, MAC: portMAC}, Until: time.Now().Add(time.Hour)},
+			"2001:db8:8000:7::/64":   {Anchor: sava.Anchor{Port: c.port, MAC: hostMAC}, AnyVLAN: true, Until: time.Now().Add(-time.Minute)},
+			"2001:db8:c000::/35":     {AnyVLAN: true, Until: time.Now().Add(time.Hour)},
+		} {
+			key, err := sava.KeyOf(netip.MustParsePrefix(s))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := table.Bind(key, b); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -359,6 +378,53 @@ func TestTheKernelJudgesAsTheFilterDoes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// What is bound is found again by who comes after, prefixes too, and their lengths are
+// known before the new program judges its first frame.
+func TestPrefixesOutliveTheProcess(t *testing.T) {
+	eachMode(t, func(t *testing.T, generic bool) {
+		c := newCable(t)
+		if err := c.lab.MountBPF(filepath.Join(c.lab.Dir, "bpf")); err != nil {
+			t.Fatal(err)
+		}
+		pin := filepath.Join(c.lab.Dir, "bpf", "gidfilter")
+		delegated := netip.MustParsePrefix("2001:db8:4000:100::/56")
+		frame := udp(t, netip.MustParseAddr("2001:db8:4000:1ab::9"), "from behind a router")
+		first := c.load(t, Options{Enforce: true, Generic: generic, Pin: pin})
+		key, err := sava.KeyOf(delegated)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := sava.Binding{Anchor: sava.Anchor{Port: c.port, MAC: hostMAC}, Until: time.Now().Add(time.Hour)}
+		if err := sava.NewTable(0, first).Bind(key, b); err != nil {
+			t.Fatal(err)
+		}
+		if err := first.Close(); err != nil {
+			t.Fatal(err)
+		}
+		c.send(t, frame)
+		if got := c.receive(t, 5*time.Second); got != "from behind a router" {
+			t.Errorf("without a process: %q", got)
+		}
+		second := c.load(t, Options{Enforce: true, Generic: generic, Pin: pin})
+		if reason, passes, _ := second.verdict(t, frame); !passes {
+			t.Errorf("before the bindings are taken over: %s", reason)
+		}
+		table := sava.NewTable(0, second)
+		if n, err := second.Adopt(time.Now(), table.Adopt); err != nil || n != 1 {
+			t.Fatal(n, err)
+		}
+		if got, ok := table.Lookup(key); !ok || got.Anchor != b.Anchor {
+			t.Errorf("%v, %+v", ok, got)
+		}
+		if err := second.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Detach(pin); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // Neighbour Discovery of a bound host passes in the kernel, so that hosts keep
