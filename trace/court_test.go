@@ -9,6 +9,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -44,9 +45,20 @@ func (r *registry) History(dst []lease.Lease, a netip.Addr) ([]lease.Lease, erro
 	return append(dst, r.history[a]...), nil
 }
 
+func (r *registry) Lengths() (out []uint8) {
+	for _, h := range r.history {
+		for _, l := range h {
+			if l.Bits != 0 && !slices.Contains(out, l.Bits) {
+				out = append(out, l.Bits)
+			}
+		}
+	}
+	return out
+}
+
 func (r *registry) Within(dst []netip.Addr, p netip.Prefix, from, until time.Time, limit int) ([]netip.Addr, error) {
 	for a, h := range r.history {
-		if len(dst) < limit && p.Contains(a) && h[0].Overlaps(from, until) {
+		if len(dst) < limit && p.Contains(a) && slices.ContainsFunc(h, func(l lease.Lease) bool { return l.Overlaps(from, until) }) {
 			dst = append(dst, a)
 		}
 	}

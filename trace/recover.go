@@ -169,7 +169,7 @@ func (p *Party) findings(ctx context.Context, o *opened, key *idcodec.EscrowKey,
 			if !ok {
 				return nil, errors.New("an answer's NID was not opened")
 			}
-			f.Persons = append(f.Persons, Person{Address: c.Address, EID: eid, Found: c.Found, Leases: c.Leases})
+			f.Persons = append(f.Persons, Person{Address: c.Address, EID: eid, Found: c.Found, Leases: c.Leases, Delegated: c.Delegated})
 		}
 		out = append(out, f)
 	}

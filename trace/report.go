@@ -7,15 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
 )
 
+// Formats of a report, and with "+jws" the types of its signature: the later one tells of
+// delegated prefixes, and is used only where there are any.
 const (
-	reportFormat = "gid-report-2"
-	reportType   = "gid-report-2+jws"
+	reportFormat          = "gid-report-2"
+	reportDelegatedFormat = "gid-report-3"
 )
 
 // Report is what a warrant brought to light, with all that is needed to check it
@@ -43,6 +46,18 @@ type Person struct {
 	EID     string     `json:"eid"`
 	Found   string     `json:"found"`
 	Leases  []Interval `json:"leases"`
+
+	Delegated netip.Prefix `json:"delegated,omitzero"` // as in [Candidate]
+}
+
+// format is the format in which a report is written.
+func (r *Report) format() string {
+	for i := range r.Findings {
+		if slices.ContainsFunc(r.Findings[i].Persons, func(p Person) bool { return p.Delegated.IsValid() }) {
+			return reportDelegatedFormat
+		}
+	}
+	return reportFormat
 }
 
 // Evidence is what a report is checked by.
@@ -76,7 +91,7 @@ func (r *Report) Sign(holder *Identity) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	jws, err := signBytes(holder, reportType, body)
+	jws, err := signBytes(holder, r.format()+"+jws", body)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +100,7 @@ func (r *Report) Sign(holder *Identity) ([]byte, error) {
 		return nil, err
 	}
 	parts := strings.Split(full, ".")
-	return (&reportFile{reportFormat, body, parts[0] + ".." + parts[2]}).marshal()
+	return (&reportFile{r.format(), body, parts[0] + ".." + parts[2]}).marshal()
 }
 
 // compact is what is signed: the report as JSON without spaces.
@@ -120,12 +135,15 @@ func parseReport(text []byte) (*reportFile, *Report, error) {
 	if err := decodeStrict(text, &f); err != nil {
 		return nil, nil, err
 	}
-	if f.Format != reportFormat {
-		return nil, nil, fmt.Errorf("format %q: want %q", f.Format, reportFormat)
+	if f.Format != reportFormat && f.Format != reportDelegatedFormat {
+		return nil, nil, fmt.Errorf("format %q: want %q or %q", f.Format, reportFormat, reportDelegatedFormat)
 	}
 	var r Report
 	if err := decodeStrict(f.Report, &r); err != nil {
 		return nil, nil, fmt.Errorf("report: %w", err)
+	}
+	if f.Format != r.format() {
+		return nil, nil, fmt.Errorf("format %q, and what is in it is of %q", f.Format, r.format())
 	}
 	body, err := r.compact()
 	if err != nil {

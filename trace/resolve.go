@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -14,7 +15,12 @@ import (
 	"brightgid/ledgeranchor"
 )
 
-const resolutionType = "gid-resolution-2+jws"
+// Types of a resolution: the later one tells of delegated prefixes, and is used only
+// where there are any.
+const (
+	resolutionType          = "gid-resolution-2+jws"
+	resolutionDelegatedType = "gid-resolution-3+jws"
+)
 
 // How a candidate was found.
 const (
@@ -64,6 +70,10 @@ type Candidate struct {
 	Found   string      `json:"found"`
 	Epoch   uint32      `json:"epoch"`
 	Leases  []Interval  `json:"leases"` // when the address was leased within the window
+
+	// Delegated is the prefix with the address in it that was delegated to the
+	// subscriber, where it was not the address alone that was leased.
+	Delegated netip.Prefix `json:"delegated,omitzero"`
 }
 
 // Interval is a time in which an address was leased.
@@ -76,6 +86,7 @@ type Interval struct {
 type Registry interface {
 	Subscriber(number uint64) (lease.Subscriber, error)
 	History(dst []lease.Lease, addr netip.Addr) ([]lease.Lease, error)
+	Lengths() []uint8
 	Within(dst []netip.Addr, p netip.Prefix, from, until time.Time, limit int) ([]netip.Addr, error)
 }
 
@@ -134,7 +145,7 @@ func (r *Resolver) Resolve(ctx context.Context, warrant string) (*Warrant, strin
 		found += len(a.Candidates)
 		res.Answers = append(res.Answers, a)
 	}
-	signed, err := Sign(r.Party.Self, resolutionType, res)
+	signed, err := Sign(r.Party.Self, res.typ(), res)
 	if err != nil {
 		return nil, "", err
 	}
@@ -159,9 +170,21 @@ func (r *Resolver) answer(t Target, limit int, oldest uint32) (Answer, error) {
 		if err != nil {
 			return a, err
 		}
-		if a.Candidates = append(a.Candidates, one.Candidates...); len(a.Candidates) > limit {
+		for _, c := range one.Candidates {
+			if !slices.ContainsFunc(a.Candidates, c.sameDelegation) { // of a pool that was divided otherwise before
+				a.Candidates = append(a.Candidates, c)
+			}
+		}
+		if len(a.Candidates) > limit {
 			return a, fmt.Errorf("%w: more than %d addresses are behind it; it is to be narrowed", ErrScope, MaxTargets)
 		}
+	}
+	if !slices.Contains(addrs, t.Prefix.Addr()) { // what begins there was looked at
+		wider, _, err := r.delegated(t, t.Prefix.Addr(), t.Prefix.Bits()-1, oldest)
+		if err != nil {
+			return a, err
+		}
+		a.Candidates = append(a.Candidates, wider...)
 	}
 	first, _, err := r.epochs(t)
 	switch {
@@ -233,7 +256,15 @@ func (r *Resolver) answerAddress(t Target, oldest uint32) (Answer, error) {
 		return a, err
 	}
 	a.Candidates = append(a.Candidates, registered...)
-	if a.Reason == ReasonForged && slices.ContainsFunc(history, func(l lease.Lease) bool { return l.State == lease.Registered }) {
+	delegated, ever, err := r.delegated(t, t.Address, idcodec.MaxDelegated, oldest)
+	if err != nil {
+		return a, err
+	}
+	if ever { // hosts chose the addresses in it; what one decodes to means nothing
+		a.Candidates = slices.DeleteFunc(a.Candidates, func(c Candidate) bool { return c.Found == FoundDecoded })
+	}
+	a.Candidates = append(a.Candidates, delegated...)
+	if a.Reason == ReasonForged && (ever || slices.ContainsFunc(history, func(l lease.Lease) bool { return l.State == lease.Registered })) {
 		a.Reason = ReasonNotLeased // it was somebody's, at another time
 	}
 	switch {
@@ -270,6 +301,61 @@ func (r *Resolver) registered(t Target, history []lease.Lease, oldest uint32) (o
 	return out, nil
 }
 
+// delegated returns the subscribers to whom prefixes of up to some bits were delegated, in
+// the target's window, that an address is in: only the history tells of them. It reports
+// whether there ever was one.
+func (r *Resolver) delegated(t Target, addr netip.Addr, most int, oldest uint32) (out []Candidate, ever bool, err error) {
+	for _, bits := range r.Registry.Lengths() {
+		if int(bits) > most {
+			continue
+		}
+		p := netip.PrefixFrom(addr, int(bits)).Masked()
+		history, err := r.Registry.History(nil, p.Addr())
+		if err != nil {
+			return nil, ever, err
+		}
+		of := make(map[[2]uint64]int)
+		for i := range history {
+			l := &history[i]
+			if l.Bits != bits {
+				continue
+			}
+			ever = true
+			if l.Epoch < oldest || !l.Overlaps(t.From, t.Until) {
+				continue
+			}
+			key := [2]uint64{l.Subscriber, uint64(l.Epoch)}
+			at, known := of[key]
+			if !known {
+				sub, err := r.Registry.Subscriber(l.Subscriber)
+				if err != nil {
+					return nil, ever, err
+				}
+				at = len(out)
+				of[key] = at
+				out = append(out, Candidate{Address: addr, Delegated: p, NID: sub.NID, Found: FoundLease, Epoch: l.Epoch})
+			}
+			out[at].Leases = append(out[at].Leases, Interval{l.Start, l.ValidUntil})
+		}
+	}
+	return out, ever, nil
+}
+
+// sameDelegation reports whether two candidates are of one delegation.
+func (c *Candidate) sameDelegation(o Candidate) bool {
+	return c.Delegated.IsValid() && c.Delegated == o.Delegated && c.Epoch == o.Epoch && bytes.Equal(c.NID, o.NID)
+}
+
+// typ is the type as which a resolution is signed.
+func (r *Resolution) typ() string {
+	for i := range r.Answers {
+		if slices.ContainsFunc(r.Answers[i].Candidates, func(c Candidate) bool { return c.Delegated.IsValid() }) {
+			return resolutionDelegatedType
+		}
+	}
+	return resolutionType
+}
+
 // OpenResolution checks a signed resolution: that an ISP of roots signed it and
 // that it answers the warrant, target for target and nothing else.
 func OpenResolution(signed string, isps []*x509.Certificate, at time.Time, warrant string, w *Warrant) (*Resolution, error) {
@@ -279,9 +365,16 @@ func OpenResolution(signed string, isps []*x509.Certificate, at time.Time, warra
 
 func openResolution(signed string, isps []*x509.Certificate, at time.Time, warrant string, w *Warrant) (*Resolution, *x509.Certificate, error) {
 	var r Resolution
-	signer, err := Open(signed, resolutionType, isps, at, &r)
+	typ := resolutionType
+	if typeOf(signed) == resolutionDelegatedType {
+		typ = resolutionDelegatedType
+	}
+	signer, err := Open(signed, typ, isps, at, &r)
 	if err != nil {
 		return nil, nil, err
+	}
+	if typ != r.typ() {
+		return nil, nil, fmt.Errorf("%w: its type is %s, and what is in it is of %s", ErrResolution, typ, r.typ())
 	}
 	if err := r.check(warrant, w); err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrResolution, err)
@@ -324,6 +417,9 @@ func (r *Resolution) checkAnswer(a *Answer) error {
 		c := &a.Candidates[i]
 		if !c.Address.Is6() || c.Address.Zone() != "" || !a.Covers().Contains(c.Address) {
 			return fmt.Errorf("candidate %d has the address %s, outside the target %s", i, c.Address, a.Target.String())
+		}
+		if d := c.Delegated; d.IsValid() && (d != d.Masked() || d.Bits() > idcodec.MaxDelegated || !d.Contains(c.Address) || c.Found != FoundLease) {
+			return fmt.Errorf("candidate %d has the delegated prefix %s", i, d)
 		}
 		if c.Epoch < max(first, r.OldestEpoch) || c.Epoch > last {
 			return fmt.Errorf("candidate %d is of epoch %d, outside the window or beyond the retention", i, c.Epoch)

@@ -121,6 +121,20 @@ func Open(signed, typ string, roots []*x509.Certificate, at time.Time, v any) (*
 	return signer, nil
 }
 
+// typeOf returns the type that a JWS in compact form says to be of; nothing if it cannot
+// be read.
+func typeOf(signed string) string {
+	if len(signed) > MaxDocument {
+		return ""
+	}
+	jws, err := jose.ParseSignedCompact(signed, signatureAlgorithms)
+	if err != nil {
+		return ""
+	}
+	typ, _ := jws.Signatures[0].Protected.ExtraHeaders[jose.HeaderType].(string)
+	return typ
+}
+
 // signerOf returns the certificate that signed, if it leads to a root.
 func signerOf(jws *jose.JSONWebSignature, typ string, roots []*x509.Certificate, at time.Time) (*x509.Certificate, error) {
 	header := jws.Signatures[0].Protected

@@ -308,7 +308,7 @@ func (c *checker) signature(f *reportFile, r *Report, at time.Time) error {
 	if len(certs) == 0 {
 		return fmt.Errorf("%w: the holder's certificate is not among the report's", ErrSignature)
 	}
-	signer, err := signerOf(jws, reportType, certs, at)
+	signer, err := signerOf(jws, r.format()+"+jws", certs, at)
 	if err != nil {
 		return err
 	}

@@ -128,6 +128,7 @@ func readBindings(path string) (*sava.Table, error) {
 		}
 		var l struct {
 			Address    netip.Addr `json:"address"`
+			Prefix     string     `json:"prefix"`
 			State      string     `json:"state"`
 			LinkLayer  string     `json:"link_layer"`
 			ValidUntil time.Time  `json:"valid_until"`
@@ -137,6 +138,15 @@ func readBindings(path string) (*sava.Table, error) {
 		}
 		if !l.Address.Is6() || l.Address.Is4In6() || l.ValidUntil.IsZero() {
 			return nil, fmt.Errorf("%s:%d: want an IPv6 address and valid_until", path, n)
+		}
+		if l.Prefix != "" {
+			p, err := netip.ParsePrefix(l.Prefix)
+			if err == nil {
+				l.Address, err = sava.KeyOf(p.Masked())
+			}
+			if err != nil {
+				return nil, fmt.Errorf("%s:%d: prefix: %w", path, n, err)
+			}
 		}
 		b := sava.Binding{Anchor: sava.Anchor{Port: capturePort}, AnyVLAN: true, Until: l.ValidUntil}
 		if l.LinkLayer != "" {

@@ -95,11 +95,20 @@ func (f *filter) stats() (stats, error) {
 
 // bindingView is how a binding is printed.
 type bindingView struct {
-	Address   netip.Addr `json:"address"`
+	Address   netip.Addr `json:"address"`          // the first of a prefix
+	Prefix    string     `json:"prefix,omitempty"` // that was delegated
 	Interface string     `json:"interface,omitempty"`
 	LinkLayer string     `json:"link_layer,omitempty"`
 	VLAN      string     `json:"vlan,omitempty"`
 	Until     time.Time  `json:"until"`
+}
+
+// source returns what may be used as a source: an address, or those of a prefix.
+func (v *bindingView) source() netip.Prefix {
+	if p, err := netip.ParsePrefix(v.Prefix); err == nil {
+		return p
+	}
+	return netip.PrefixFrom(v.Address, 128)
 }
 
 func vlanString(tags uint32) string {
@@ -132,7 +141,11 @@ func (f *filter) controlHandler() http.Handler {
 		enc := json.NewEncoder(out)
 		var err error
 		f.table.Each(func(a netip.Addr, b sava.Binding) bool {
-			v := bindingView{Address: a, Interface: f.names[b.Port], VLAN: vlanString(b.VLAN), Until: b.Until}
+			prefix := ""
+			if p, ok := sava.PrefixOf(a); ok {
+				a, prefix = p.Addr(), p.String()
+			}
+			v := bindingView{Address: a, Prefix: prefix, Interface: f.names[b.Port], VLAN: vlanString(b.VLAN), Until: b.Until}
 			if !b.MAC.IsZero() {
 				v.LinkLayer = net.HardwareAddr(b.MAC[:]).String()
 			}
@@ -269,8 +282,8 @@ func bindingsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "bindings",
 		Short: "List who may send from which address",
-		Long: `List the bindings of the filter that runs: the address, and the interface, VLAN
-and link-layer address that it may be used from. One without any of them is leased,
+		Long: `List the bindings of the filter that runs: the address or delegated prefix, and the
+interface, VLAN and link-layer address that it may be used from. One without any of them is leased,
 but the filter has not found out to whom.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -296,19 +309,23 @@ but the filter has not found out to whom.`,
 						return errors.Join(out.Flush(), err)
 					}
 					switch {
-					case want.IsValid() && v.Address != want:
+					case want.IsValid() && !v.source().Contains(want):
 					case asJSON:
 						if err := enc.Encode(v); err != nil {
 							return err
 						}
 					default:
-						fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\n", v.Address, v.Interface, v.LinkLayer, v.VLAN, v.Until.Format(time.RFC3339))
+						what := v.Prefix
+						if what == "" {
+							what = v.Address.String()
+						}
+						fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\n", what, v.Interface, v.LinkLayer, v.VLAN, v.Until.Format(time.RFC3339))
 					}
 				}
 			})
 		},
 	}
 	controlFlag(c, &socket, &asJSON)
-	c.Flags().StringVar(&address, "address", "", "only the binding of an `address`")
+	c.Flags().StringVar(&address, "address", "", "only the binding of an `address`, or of the prefix that it is in")
 	return c
 }

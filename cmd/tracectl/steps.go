@@ -352,8 +352,12 @@ func printReport(w io.Writer, r *trace.Report) {
 			case p.Found == trace.FoundDecoded:
 				fmt.Fprint(w, "  (decoded from the address; no lease history confirms it)")
 			default:
+				what := "leased"
+				if p.Delegated.IsValid() {
+					what = p.Delegated.String() + " delegated"
+				}
 				for _, l := range p.Leases {
-					fmt.Fprintf(w, "  (leased %s to %s)", l.From.UTC().Format(time.RFC3339), l.Until.UTC().Format(time.RFC3339))
+					fmt.Fprintf(w, "  (%s %s to %s)", what, l.From.UTC().Format(time.RFC3339), l.Until.UTC().Format(time.RFC3339))
 				}
 			}
 			fmt.Fprintln(w)

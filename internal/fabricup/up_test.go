@@ -84,6 +84,8 @@ func (x *isp) Subscriber(n uint64) (lease.Subscriber, error) {
 
 func (x *isp) History(dst []lease.Lease, _ netip.Addr) ([]lease.Lease, error) { return dst, nil }
 
+func (x *isp) Lengths() []uint8 { return nil }
+
 func (x *isp) Within(dst []netip.Addr, _ netip.Prefix, _, _ time.Time, _ int) ([]netip.Addr, error) {
 	return dst, nil
 }
