@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -59,6 +60,37 @@ var Clients = map[string]string{
 	"dibbler-client": "dibbler-client",
 }
 
+// Routers are the clients that NewRouter knows, with the Debian package of each.
+var Routers = map[string]string{
+	"dhclient":         "isc-dhcp-client",
+	"dhcpcd":           "dhcpcd-base",
+	"dibbler-client":   "dibbler-client",
+	"dhcp6c":           "wide-dhcpv6-client",
+	"systemd-networkd": "systemd",
+}
+
+// NewRouter returns a client that asks for an address and for a prefix on an interface;
+// its other interface is lan.
+func (n *Namespace) NewRouter(program, iface, lan string) (Client, error) {
+	c, err := n.NewClient(program, iface)
+	if err != nil {
+		return nil, err
+	}
+	switch c := c.(type) {
+	case *dhclient:
+		c.flags = []string{"-N", "-P"}
+	case *dhcpcd:
+		c.config = fmt.Sprintf("ia_pd 1 %s\n", lan)
+	case *dibbler:
+		c.config = "  pd\n"
+	case *dhcp6c:
+		c.lan = lan
+	case *networkd:
+		c.lan = lan
+	}
+	return c, nil
+}
+
 // NewClient returns a client by the name of its program, with lines for its
 // configuration, which are dibbler's for the interface. Each has its files in a directory
 // of its own.
@@ -70,11 +102,15 @@ func (n *Namespace) NewClient(program, iface string, config ...string) (Client, 
 	b := base{ns: n, iface: iface, dir: dir, config: strings.Join(append(config, ""), "\n")}
 	switch program {
 	case "dhclient":
-		return &dhclient{b}, nil
+		return &dhclient{base: b}, nil
 	case "dhcpcd":
 		return &dhcpcd{b}, nil
 	case "dibbler-client":
 		return &dibbler{b}, nil
+	case "dhcp6c":
+		return &dhcp6c{base: b}, nil
+	case "systemd-networkd":
+		return &networkd{base: b}, nil
 	}
 	return nil, fmt.Errorf("no client %q is known", program)
 }
@@ -114,11 +150,14 @@ func (b *base) start(mounts []string, program string, args ...string) (*Process,
 }
 
 // dhclient is ISC's client, with its own dhclient-script.
-type dhclient struct{ base }
+type dhclient struct {
+	base
+	flags []string
+}
 
 func (c *dhclient) args(more ...string) []string {
-	return append([]string{"-6", "-v", "-d", "-D", "LL", "-cf", filepath.Join(c.dir, "conf"),
-		"-lf", filepath.Join(c.dir, "leases"), "-pf", filepath.Join(c.dir, "pid")}, more...)
+	return slices.Concat([]string{"-6", "-v", "-d", "-D", "LL", "-cf", filepath.Join(c.dir, "conf"),
+		"-lf", filepath.Join(c.dir, "leases"), "-pf", filepath.Join(c.dir, "pid")}, c.flags, more)
 }
 
 func (c *dhclient) Start() (err error) {
@@ -193,5 +232,75 @@ func (c *dibbler) Release() error {
 		return err
 	}
 	_ = c.proc.Wait(20 * time.Second) // its status says that it was interrupted
+	return nil
+}
+
+// dhcp6c is the WIDE project's client. It gives its other interface an address of the
+// prefix that it gets.
+type dhcp6c struct {
+	base
+	lan string
+}
+
+func (c *dhcp6c) Start() error {
+	pd, assoc := "", ""
+	if c.lan != "" {
+		pd, assoc = "send ia-pd 1;", fmt.Sprintf("id-assoc pd 1 { prefix-interface %s { sla-id 1; sla-len 8; }; };\n", c.lan)
+	}
+	conf := fmt.Sprintf("interface %s { send ia-na 1; %s };\nid-assoc na 1 { };\n%s", c.iface, pd, assoc)
+	if err := os.WriteFile(filepath.Join(c.dir, "dhcp6c.conf"), []byte(conf), 0o644); err != nil {
+		return err
+	}
+	var err error
+	c.proc, err = c.start([]string{"lib", "/var/lib/dhcpv6"}, "dhcp6c", "-f", "-D", "-c", filepath.Join(c.dir, "dhcp6c.conf"), "-p", filepath.Join(c.dir, "pid"), c.iface)
+	return err
+}
+
+func (c *dhcp6c) Release() error {
+	if err := c.proc.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	_ = c.proc.Wait(20 * time.Second) // its status says that it was told to end
+	return nil
+}
+
+// networkd is systemd's network manager, for which no other part of systemd need run.
+type networkd struct {
+	base
+	lan string
+}
+
+func (c *networkd) Start() error {
+	up := "[Match]\nName=" + c.iface + "\n[Network]\nDHCP=no\nIPv6AcceptRA=no\nLinkLocalAddressing=ipv6\nDHCP=ipv6\n[DHCPv6]\nDUIDType=link-layer\nWithoutRA=solicit\n"
+	files := map[string]string{"10-up.network": up}
+	if c.lan != "" {
+		files["20-lan.network"] = "[Match]\nName=" + c.lan + "\n[Network]\nDHCPPrefixDelegation=yes\nIPv6AcceptRA=no\nIPv6SendRA=no\n[DHCPPrefixDelegation]\nUplinkInterface=" + c.iface + "\nSubnetId=1\n"
+	} else {
+		files["10-up.network"] += "UseDelegatedPrefix=no\n"
+	}
+	etc := filepath.Join(c.dir, "etc")
+	if err := os.MkdirAll(etc, 0o755); err != nil {
+		return err
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(etc, name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	var err error
+	// Where /sys can be written it waits for udev, which does not run.
+	c.proc, err = c.start([]string{"etc", "/etc/systemd/network", "run", "/run"}, "sh", "-c", `set -e
+mkdir -p /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/lldp
+chown -R systemd-network: /run/systemd/netif
+mount -o remount,ro,bind /sys
+SYSTEMD_LOG_LEVEL=debug SYSTEMD_LOG_TARGET=console exec /lib/systemd/systemd-networkd`)
+	return err
+}
+
+func (c *networkd) Release() error {
+	if err := c.proc.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	_ = c.proc.Wait(20 * time.Second)
 	return nil
 }

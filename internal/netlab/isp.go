@@ -39,6 +39,8 @@ var Trustees = []string{"judge", "regulator", "isp"}
 const (
 	DirectPrefix = "2001:db8:1::/64"
 	RelayPrefix  = "2001:db8:2::/64"
+	DirectPool   = "2001:db8:4000::/40"
+	RelayPool    = "2001:db8:8000::/40"
 	ServerAddr   = "2001:db8:ff::1"
 	RelayAddr    = "2001:db8:ff::2"
 	RelayDown    = "2001:db8:2::1"
@@ -53,6 +55,10 @@ type ISPOptions struct {
 	DHCPv6   string            // lines of the [dhcpv6] section
 	Table    map[string]string // link-layer address → EID; it is sealed
 	LogLevel string
+
+	// Delegate, if not empty, has each link delegate prefixes of /56; it is lines of
+	// their pools' sections.
+	Delegate string
 
 	// LeaseQuery has the server answer filters.
 	LeaseQuery bool
@@ -171,8 +177,14 @@ func (i *ISP) configure(o ISPOptions) error {
 	if o.LeaseQuery {
 		leasequery = fmt.Sprintf("listen = \"[::]:547\"\nqueriers = [%q]\n", DeviceAddr)
 	}
+	pool := func(prefix string) string {
+		if o.Delegate == "" {
+			return ""
+		}
+		return fmt.Sprintf("[[link.delegate]]\nprefix = %q\nlength = 56\n%s\n", prefix, o.Delegate)
+	}
 	for old, new := range map[string]string{
-		"[auth]\n":       fmt.Sprintf("[[link]]\nname = \"relayed\"\nprefixes = [%q]\n\n[auth]\ntrusted-relays = [%q, %q]\n", RelayPrefix, RelayAddr, RelayDown),
+		"[auth]\n":       fmt.Sprintf(pool(DirectPool)+"[[link]]\nname = \"relayed\"\nprefixes = [%q]\n"+pool(RelayPool)+"\n[auth]\ntrusted-relays = [%q, %q]\n", RelayPrefix, RelayAddr, RelayDown),
 		"[lease]\n":      "[lease]\n" + o.Lease + "\n",
 		"[dhcpv6]\n":     "[dhcpv6]\n" + o.DHCPv6 + "\n",
 		"[leasequery]\n": "[leasequery]\n" + leasequery,
@@ -301,6 +313,7 @@ func (i *ISP) Serve(wrap ...string) error {
 // Lease is what `gidserver leases --json` prints.
 type Lease struct {
 	Address    netip.Addr `json:"address"`
+	Prefix     string     `json:"prefix"`
 	Subscriber uint64     `json:"subscriber"`
 	Slot       uint16     `json:"slot"`
 	Epoch      uint32     `json:"epoch"`

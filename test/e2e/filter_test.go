@@ -42,9 +42,13 @@ type access struct {
 
 func newAccess(t *testing.T, lease string) *access {
 	t.Helper()
-	w := newWorld(t, netlab.ISPOptions{Lease: lease, LeaseQuery: true, Table: map[string]string{
-		honestMAC: honestEID, spooferMAC: "static:" + canary + "-spoofer",
-	}})
+	return newAccessWith(t, netlab.ISPOptions{Lease: lease})
+}
+
+func newAccessWith(t *testing.T, o netlab.ISPOptions) *access {
+	t.Helper()
+	o.LeaseQuery, o.Table = true, map[string]string{honestMAC: honestEID, spooferMAC: "static:" + canary + "-spoofer"}
+	w := newWorld(t, o)
 	acc, err := w.Access()
 	w.must(err)
 	a := &access{world: w, Access: acc}
@@ -128,6 +132,11 @@ func (a *access) addressOf(host *netlab.Namespace, iface string) netip.Addr {
 // device.
 func (a *access) passed(from *netlab.Wire, frames map[string][][]byte) map[string]int {
 	a.t.Helper()
+	for f := []byte{0}; f != nil; { // what arrived before
+		var err error
+		f, err = a.beyond.Receive(time.Millisecond)
+		a.must(err)
+	}
 	for _, name := range slices.Sorted(maps.Keys(frames)) {
 		for _, f := range frames[name] {
 			a.must(from.Send(f))
