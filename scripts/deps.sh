@@ -4,7 +4,7 @@
 # does nothing where they are installed already. No daemon of theirs is started:
 # the tests start their own, in network namespaces.
 set -eu
-packages="gcc libc6-dev iproute2 procps util-linux isc-dhcp-client isc-dhcp-relay dhcpcd-base dibbler-client dnsmasq-base nftables softhsm2 bind9-dnsutils ldnsutils unbound postfix swaks opendkim opendkim-tools miltertest freeradius radsecproxy openssl curl m4 libwrap0"
+packages="gcc libc6-dev iproute2 procps util-linux isc-dhcp-client isc-dhcp-relay dhcpcd-base dibbler-client wide-dhcpv6-client systemd dnsmasq-base nftables softhsm2 bind9 bind9-dnsutils ldnsutils unbound postfix swaks opendkim opendkim-tools miltertest freeradius radsecproxy openssl curl m4 libwrap0"
 
 missing=""
 for p in $packages; do

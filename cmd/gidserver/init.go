@@ -249,6 +249,13 @@ name = "access"
 {{end}}prefixes = [{{printf "%q" .Prefix}}]
 # relay-links = ["2001:db8:ff::1"]
 
+# A pool that prefixes are delegated from to routers on the link above.
+# [[link.delegate]]
+# prefix = "2001:db8:4000::/36"
+# length = 56
+# max-age = "72h"              # preferred, valid, max-age as in [lease] if left out
+# per-subscriber = 4
+
 [auth]
 # Relays that may speak for subscribers, by the address they send from, and the
 # options by which they name them, in order of preference: subscriber-id (38),

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 
 func runMain(m *testing.M) int {
 	missing := []string{}
-	for _, p := range []string{"ip", "unshare", "dhclient", "dhcpcd", "dibbler-client", "dhcrelay", "dnsmasq", "softhsm2-util", "dig", "drill", "unbound", "postfix", "swaks", "opendkim", "opendkim-genkey", "miltertest", "freeradius", "radsecproxy", "openssl", "curl"} {
+	for _, p := range []string{"ip", "unshare", "dhclient", "dhcpcd", "dibbler-client", "dhcp6c", "/lib/systemd/systemd-networkd", "named", "dhcrelay", "dnsmasq", "softhsm2-util", "dig", "drill", "unbound", "postfix", "swaks", "opendkim", "opendkim-genkey", "miltertest", "freeradius", "radsecproxy", "openssl", "curl"} {
 		if _, err := exec.LookPath(p); err != nil {
 			missing = append(missing, p)
 		}
