@@ -40,6 +40,10 @@ type Link struct {
 	// identity association.
 	Prefixes []idcodec.Prefix
 
+	// Named are those of Prefixes that are only for clients to whom they are given by
+	// the name of their pool; the others are for all the others.
+	Named map[string][]idcodec.Prefix
+
 	// Pools are what prefixes are delegated from, one of one of them for every
 	// identity association of prefix delegation.
 	Pools []lease.Pool
@@ -68,6 +72,10 @@ type Config struct {
 	DNS         []netip.Addr // RFC 3646, sent when asked for
 	Search      []string     // RFC 3646, absolute domain names
 	Options     []Option     // others, of all links
+	Classes     []Class      // the first of a client's goes before the second
+
+	// Reserved is the class of subscribers, by their lookup keys.
+	Reserved map[idcodec.LookupKey]string
 
 	// T1 and T2 are when a client renews and rebinds; zero means 0.5 and 0.8
 	// of the preferred lifetime (RFC 9915 §21.4).
@@ -84,6 +92,7 @@ type Authenticator interface {
 
 // Registrar gives an identity its subscriber number; *lease.Registrar does.
 type Registrar interface {
+	Key(eid idcodec.EID) idcodec.LookupKey
 	Number(now time.Time, eid idcodec.EID) (uint64, error)
 	SealedNumber(now time.Time, key idcodec.LookupKey, nid idcodec.NID) (uint64, error)
 }
@@ -111,11 +120,14 @@ type Packet struct {
 type Handler struct {
 	cfg     Config
 	options map[*Link][]Option // of each link, with those of all
+	open    map[*Link]served   // what clients get who are given no pool by name
 	auth    Authenticator
 	reg     Registrar
 	leases  Leases
 	stats   *Stats
 	log     *slog.Logger
+
+	reconfigure *Reconfigurer // nil if clients are not given keys
 
 	queries  leaseQuery
 	queriers []netip.Addr
@@ -130,6 +142,7 @@ type Handler struct {
 	relays  []eidauth.Relay
 	client  eidauth.Client
 	granted []int
+	written []uint16
 }
 
 // NewHandler returns a handler. It refuses a configuration that no client could
@@ -153,8 +166,11 @@ func NewHandler(cfg Config, auth Authenticator, reg Registrar, leases Leases, st
 	if err := checkPools(cfg.Links); err != nil {
 		return nil, err
 	}
-	h := &Handler{cfg: cfg, auth: auth, reg: reg, leases: leases, stats: stats, log: log, options: make(map[*Link][]Option)}
-	return h, h.gatherOptions()
+	h := &Handler{cfg: cfg, auth: auth, reg: reg, leases: leases, stats: stats, log: log, options: make(map[*Link][]Option), open: make(map[*Link]served)}
+	for i := range cfg.Links {
+		h.open[&cfg.Links[i]] = cfg.Links[i].unnamed()
+	}
+	return h, errors.Join(checkClasses(cfg.Classes), h.gatherOptions())
 }
 
 // checkPools refuses pools that share addresses with one another or with links.
@@ -215,6 +231,9 @@ type exchange struct {
 	src   netip.Addr // where the client sent from
 	reply builder
 	text  string // what kept the client from authenticating
+	given given  // what authentication says of how to serve it
+	to    netip.AddrPort
+	iface string
 	req   lease.Request
 
 	// The IAs of an answer have one T1 and one T2 (RFC 9915 §21.4), which are known
@@ -266,7 +285,7 @@ func (h *Handler) handle(now time.Time, in *Packet, out []byte) ([]byte, netip.A
 	if drop := h.validate(m); drop != 0 {
 		return nil, to, drop
 	}
-	x := exchange{now: now, msg: m, hops: h.hops, src: in.Src.Addr(), granted: h.granted[:0]}
+	x := exchange{now: now, msg: m, hops: h.hops, src: in.Src.Addr(), to: h.destination(in), iface: in.Interface, granted: h.granted[:0]}
 	if n := len(h.hops); n > 0 {
 		x.src = h.hops[n-1].peer()
 	}
@@ -302,7 +321,7 @@ func (h *Handler) destination(in *Packet) netip.AddrPort {
 	switch {
 	case len(h.hops) == 0:
 		return netip.AddrPortFrom(in.Src.Addr(), ClientPort)
-	case h.hops[0].port:
+	case h.hops[0].port != nil:
 		return in.Src
 	}
 	return netip.AddrPortFrom(in.Src.Addr(), ServerPort)
@@ -410,6 +429,7 @@ const (
 	textOnLink     = "all addresses are appropriate for this link"
 	textNoPrefix   = "this server delegates no prefixes here"
 	textPoolFull   = "no prefix is left"
+	textNoPool     = "this link has no pool of that name"
 	textReleased   = "released"
 	textDeclined   = "set aside"
 	textUnavailble = "the server cannot lease now"
@@ -463,7 +483,8 @@ func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 	if len(x.hops) > 0 {
 		anchor.Relay = x.hops[0].relay.Addr.WithZone("")
 	}
-	x.req = lease.Request{Subscriber: n, Anchor: anchor, Prefixes: x.link.Prefixes, Pools: x.link.Pools}
+	x.req = lease.Request{Subscriber: n, Anchor: anchor}
+	h.serveAs(x, &id)
 	return true, 0
 }
 
@@ -578,15 +599,6 @@ func (h *Handler) gatherOptions() error {
 		h.options[l] = own
 	}
 	return nil
-}
-
-// settings writes what the client asked for in its Option Request option.
-func (h *Handler) settings(x *exchange) {
-	for _, o := range h.options[x.link] {
-		if x.msg.requests(dhcp6.OptionCode(o.Code)) {
-			x.reply.option(dhcp6.OptionCode(o.Code), o.Data)
-		}
-	}
 }
 
 // encodeDomains encodes a search list as RFC 1035 §3.1 does, uncompressed (RFC

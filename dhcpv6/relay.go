@@ -19,7 +19,7 @@ type hop struct {
 	options []byte // all of its options
 	relay   eidauth.Relay
 	echo    []byte // Echo Request option (RFC 4994), nil if absent
-	port    bool   // Relay Source Port option (RFC 8357)
+	port    []byte // Relay Source Port option (RFC 8357), nil if absent
 }
 
 func (h *hop) link() netip.Addr { return netip.AddrFrom16([16]byte(h.header[2:18])) }
@@ -87,7 +87,7 @@ func (h *hop) parse() (inner []byte, err error) {
 			}
 			once(&h.echo, data)
 		case optionRelayPort:
-			h.port = true
+			h.port = data
 		}
 	}
 	if inner == nil {

@@ -22,6 +22,9 @@ func (h *Handler) renew(x *exchange) Drop {
 		return drop
 	}
 	h.begin(x, dhcp6.MessageTypeReply)
+	if ok {
+		h.reconfigurable(x, dhcp6.MessageTypeReply)
+	}
 	for i := range x.msg.ias {
 		a := &x.msg.ias[i]
 		if !ok {

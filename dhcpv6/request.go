@@ -19,6 +19,9 @@ func (h *Handler) request(x *exchange) Drop {
 		return drop
 	}
 	h.begin(x, dhcp6.MessageTypeReply)
+	if ok {
+		h.reconfigurable(x, dhcp6.MessageTypeReply)
+	}
 	give := func(now time.Time, r *lease.Request) ([]lease.Grant, error) { return h.leases.Assign(now, r) }
 	if drop := h.give(x, ok, give); drop != 0 {
 		return drop
@@ -36,8 +39,11 @@ func (h *Handler) give(x *exchange, authenticated bool, grant func(time.Time, *l
 		case !authenticated:
 			x.reply.iaStatus(a, a.none(), x.text)
 			continue
-		case a.pd && len(x.link.Pools) == 0:
+		case a.pd && len(x.req.Pools) == 0 && !x.req.Fixed.IsValid():
 			x.reply.iaStatus(a, a.none(), textNoPrefix)
+			continue
+		case !a.pd && len(x.req.Prefixes) == 0:
+			x.reply.iaStatus(a, a.none(), textNoPool)
 			continue
 		case x.msg.typ == dhcp6.MessageTypeRequest && slices.ContainsFunc(a.addrs, x.offLink):
 			x.reply.iaStatus(a, iana.StatusNotOnLink, textNotOnLink)
@@ -80,5 +86,5 @@ func (x *exchange) offLink(a netip.Addr) bool {
 
 // offPools reports whether a prefix is of none of the link's pools.
 func (x *exchange) offPools(p netip.Prefix) bool {
-	return !slices.ContainsFunc(x.link.Pools, func(pool lease.Pool) bool { return pool.Has(p) })
+	return p != x.req.Fixed && !slices.ContainsFunc(x.req.Pools, func(pool lease.Pool) bool { return pool.Has(p) })
 }

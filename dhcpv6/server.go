@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	dhcp6 "github.com/insomniacslk/dhcp/dhcpv6"
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
@@ -177,6 +178,13 @@ func (s *Server) Do(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f()
+}
+
+// Send sends a message that answers none.
+func (s *Server) Send(m Reconfigure) error {
+	s.stats.Sent[dhcp6.MessageTypeReconfigure].Add(1)
+	_, err := s.conn.WriteToUDP(m.Data, m.To)
+	return err
 }
 
 // Changed notes a lease that a packet has changed; it is for

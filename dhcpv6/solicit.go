@@ -23,6 +23,13 @@ func (h *Handler) solicit(x *exchange) Drop {
 			x.reply.option(dhcp6.OptionPreference, []byte{h.cfg.Preference})
 		}
 	}
+	if ok {
+		typ := dhcp6.MessageTypeAdvertise
+		if x.msg.rapid && h.cfg.RapidCommit {
+			typ = dhcp6.MessageTypeReply
+		}
+		h.reconfigurable(x, typ)
+	}
 	if drop := h.give(x, ok, give); drop != 0 {
 		return drop
 	}

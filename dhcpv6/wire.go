@@ -79,16 +79,18 @@ func (a *ia) none() iana.StatusCode {
 
 // message is a client's message. Slices point into the packet.
 type message struct {
-	typ      dhcp6.MessageType
-	xid      [3]byte
-	clientID []byte // nil if absent
-	serverID []byte // nil if absent
-	oro      []byte // the codes of the Option Request option
-	rapid    bool   // Rapid Commit
-	ias      []ia
-	vendors  [][]byte // data of Vendor-specific Information options
-	address  []byte   // data of an IA Address option that is in no IA
-	several  bool     // whether there is more than one of them
+	typ         dhcp6.MessageType
+	xid         [3]byte
+	clientID    []byte // nil if absent
+	serverID    []byte // nil if absent
+	oro         []byte // the codes of the Option Request option
+	options     []byte // all options
+	rapid       bool   // Rapid Commit
+	reconfigure bool   // Reconfigure Accept
+	ias         []ia
+	vendors     [][]byte // data of Vendor-specific Information options
+	address     []byte   // data of an IA Address option that is in no IA
+	several     bool     // whether there is more than one of them
 
 	addrs    []netip.Addr // backs the addresses of ias
 	prefixes []netip.Prefix
@@ -104,6 +106,7 @@ func (m *message) parse(b []byte) error {
 	}
 	m.typ = dhcp6.MessageType(b[0])
 	copy(m.xid[:], b[1:4])
+	m.options = b[4:]
 	for b = b[4:]; len(b) > 0; {
 		code, data, rest, err := nextOption(b)
 		if err != nil {
@@ -125,6 +128,11 @@ func (m *message) parse(b []byte) error {
 				err = errMalformed
 			}
 			m.rapid = true
+		case dhcp6.OptionReconfAccept:
+			if len(data) != 0 {
+				err = errMalformed
+			}
+			m.reconfigure = true
 		case dhcp6.OptionIANA:
 			err = m.parseIANA(data)
 		case dhcp6.OptionIAPD:

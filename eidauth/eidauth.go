@@ -99,8 +99,9 @@ func duidLinkLayer(d []byte) []byte {
 // Identity is who a client is: an EID, or one that was sealed beforehand so that
 // the server never sees it.
 type Identity struct {
-	EID    idcodec.EID
-	Sealed *Sealed // if not nil, EID is zero
+	EID     idcodec.EID
+	Sealed  *Sealed  // if not nil, EID is zero
+	Profile *Profile // nil if the source says nothing of it
 }
 
 // Sealed is an identity as the registry files it.

@@ -70,6 +70,7 @@ type Keys interface {
 type Pool struct {
 	idcodec.Pool
 	Policy Policy
+	Name   string // of a pool for those only to whom it is given by name; empty for all
 }
 
 // Grant is an address or a prefix for a client, with the lifetimes that it is told.
@@ -104,6 +105,9 @@ type place struct {
 	bits   uint8 // length of what is delegated; 0 for addresses
 	policy *Policy
 }
+
+// fixed reports whether the place is one prefix.
+func (p *place) fixed() bool { return int(p.bits) == p.within.Bits() }
 
 // has reports whether a lease is of the place.
 func (p *place) has(l *Lease) bool { return l.Bits == p.bits && p.within.Contains(l.Addr) }
@@ -145,6 +149,7 @@ type Request struct {
 	Prefixes   []idcodec.Prefix // of the client's link
 	Pools      []Pool           // of the client's link, for an IA_PD
 	Length     uint8            // of the prefix that an IA_PD would like; 0 for any
+	Fixed      netip.Prefix     // that an IA_PD gets and no other, if valid; it does not age
 }
 
 // gather finds the places that a client may have leases in: for addresses all prefixes
@@ -155,6 +160,10 @@ func (a *Allocator) gather(r *Request) {
 		for _, p := range r.Prefixes {
 			a.places = append(a.places, place{within: p.Netip(), policy: &a.policy})
 		}
+		return
+	}
+	if r.Fixed.IsValid() {
+		a.places = append(a.places, place{r.Fixed, uint8(r.Fixed.Bits()), &a.policy})
 		return
 	}
 	for i := range r.Pools {
@@ -278,7 +287,7 @@ func (a *Allocator) assign(now time.Time, r *Request, commit, ageing bool) ([]Gr
 		for i := range known {
 			l := &known[i]
 			if p.has(l) && l.Subscriber == r.Subscriber && l.State != Declined && l.State != Registered &&
-				l.Born.Add(p.policy.MaxAge).Sub(now) >= p.policy.Preferred &&
+				(p.fixed() || l.Born.Add(p.policy.MaxAge).Sub(now) >= p.policy.Preferred) &&
 				(current < 0 || l.Born.After(known[current].Born)) {
 				if p.bits != 0 && !l.Live(now) {
 					// A pool may have been divided otherwise, and back, meanwhile.
@@ -333,6 +342,11 @@ func (a *Allocator) extend(now time.Time, r *Request, p *place, l *Lease) error 
 		a.update.Archive = append(a.update.Archive, *l)
 		l.Start = now
 	}
+	if p.fixed() {
+		if err := a.again(now, l); err != nil {
+			return err
+		}
+	}
 	l.State = Active
 	l.Updated = now
 	l.Anchor = r.Anchor
@@ -341,6 +355,23 @@ func (a *Allocator) extend(now time.Time, r *Request, p *place, l *Lease) error 
 	l.ValidUntil = now.Add(valid)
 	a.update.Put = append(a.update.Put, *l)
 	a.grants = append(a.grants, Grant{l.Addr, l.Bits, p.policy.Preferred, valid})
+	return nil
+}
+
+// again begins the interval of a fixed prefix anew where another epoch has begun, so that
+// it is forgotten like others.
+func (a *Allocator) again(now time.Time, l *Lease) error {
+	epoch, err := a.keys.EpochAt(now)
+	if err != nil {
+		return err
+	}
+	if l.Live(now) && l.Epoch != epoch && !l.Start.Equal(now) {
+		before := *l
+		before.ValidUntil, before.PreferredUntil = now, earlier(l.PreferredUntil, now)
+		a.update.Archive = append(a.update.Archive, before)
+		l.Start = now
+	}
+	l.Born, l.Epoch = now, epoch
 	return nil
 }
 
@@ -458,6 +489,9 @@ const stride = 0x9e3779b97f4a7c15
 // slot. In a pool it is another subscriber's too: there are fewer prefixes than
 // subscribers have slots. An address may be reserved.
 func (a *Allocator) candidate(key *idcodec.EpochKey, subscriber uint64, slot uint16, p *place) (addr netip.Addr, reserved bool, err error) {
+	if p.fixed() {
+		return p.within.Addr(), false, nil
+	}
 	if p.bits != 0 {
 		pool := idcodec.Pool{Prefix: p.within, Bits: p.bits}
 		prefix, err := key.Delegate(pool, (subscriber+uint64(slot)*stride)&(pool.Size()-1))

@@ -309,3 +309,40 @@ func TestClientIs(t *testing.T) {
 		t.Error("an IA_NA is an IA_PD")
 	}
 }
+
+// A fixed prefix is its holder's as long as it is renewed, in one interval for each epoch.
+func TestAFixedPrefixDoesNotAge(t *testing.T) {
+	b := newBench(t, policy)
+	fixed := netip.MustParsePrefix("2001:db8:ee00::/48")
+	r := delegation(1, 1, 1)
+	r.Fixed = fixed
+	if p := b.onePrefix(noon, r); p != fixed {
+		t.Fatalf("%s", p)
+	}
+	other := delegation(2, 2, 1)
+	other.Fixed = fixed
+	if _, err := b.Assign(noon, other); !errors.Is(err, lease.ErrNoSlot) {
+		t.Errorf("given to two: %v", err)
+	}
+	wider := delegation(2, 2, 2)
+	wider.Fixed = netip.MustParsePrefix("2001:db8:ee00::/40")
+	if _, err := b.Assign(noon, wider); !errors.Is(err, lease.ErrNoSlot) {
+		t.Errorf("one around it was given: %v", err)
+	}
+	at := noon
+	for range 24 * 5 {
+		at = at.Add(time.Hour)
+		if g := b.renew(at, r); len(g) != 1 || prefixOf(g[0]) != fixed || g[0].Preferred != policy.Preferred || g[0].Valid != policy.Valid {
+			t.Fatalf("after %s: %v", at.Sub(noon), g)
+		}
+	}
+	h, err := b.store.History(nil, fixed.Addr())
+	if err != nil || len(h) != 6 {
+		t.Fatalf("%d intervals in five days, %v", len(h), err)
+	}
+	for i := range h[1:] {
+		if !h[i+1].ValidUntil.Equal(h[i].Start) || h[i+1].Epoch >= h[i].Epoch {
+			t.Errorf("interval %d: %+v, then %+v", i, h[i+1], h[i])
+		}
+	}
+}

@@ -25,6 +25,9 @@ func NewRegistrar(store Store, key [idcodec.RegistryKeyLen]byte, escrow *idcodec
 	return &Registrar{store, idcodec.NewLookupHasher(key), escrow, realm, rand}
 }
 
+// Key returns the lookup key of an EID.
+func (r *Registrar) Key(eid idcodec.EID) idcodec.LookupKey { return r.hasher.Key(eid) }
+
 // Number returns the subscriber number of an EID and registers a new one.
 func (r *Registrar) Number(now time.Time, eid idcodec.EID) (uint64, error) {
 	key := r.hasher.Key(eid)

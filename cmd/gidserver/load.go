@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
@@ -9,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,8 +36,9 @@ type setup struct {
 	registryKey [idcodec.RegistryKeyLen]byte
 	escrow      *idcodec.EscrowKey
 	sources     []eidauth.Source
-	radius      *radius.Config // nil without RADIUS
-	accounting  *radius.Config // nil without accounting
+	reserved    map[idcodec.LookupKey]string // classes of subscribers
+	radius      *radius.Config               // nil without RADIUS
+	accounting  *radius.Config               // nil without accounting
 	tableSize   int
 	plainEIDs   int // table rows whose EID is not sealed
 
@@ -115,6 +119,14 @@ func (s *setup) loadRegistryKey() error {
 	return nil
 }
 
+// reconfigureSecret is what clients' Reconfigure keys are made from. It is no lookup key of an
+// EID, which has no NUL in it.
+func (s *setup) reconfigureSecret() []byte {
+	m := hmac.New(sha256.New, s.registryKey[:])
+	m.Write([]byte("\x00gid-reconfigure"))
+	return m.Sum(nil)
+}
+
 func (s *setup) loadEscrow() error {
 	text, err := os.ReadFile(s.Keys.Escrow)
 	if errors.Is(err, os.ErrNotExist) {
@@ -149,25 +161,57 @@ func (s *setup) loadAuth() error {
 		return err
 	}
 	defer clear(text)
-	entries, err := config.ParseTable(s.Auth.Table, text)
+	rows, err := config.ParseTable(s.Auth.Table, text)
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if e.Identity.Sealed == nil {
+	var ids []eidauth.Identity
+	for _, e := range rows.Entries {
+		ids = append(ids, e.Identity)
+	}
+	for _, r := range rows.Reservations {
+		ids = append(ids, r.Identity)
+	}
+	for _, id := range ids {
+		if id.Sealed == nil {
 			s.plainEIDs++
 		} else if s.escrow != nil {
-			if err := s.escrow.CheckNID(s.Realm, e.Identity.Sealed.NID); err != nil {
+			if err := s.escrow.CheckNID(s.Realm, id.Sealed.NID); err != nil {
 				return fmt.Errorf("%s: a sealed identity: %w", s.Auth.Table, err)
 			}
 		}
 	}
-	s.tableSize = len(entries)
-	table, err := eidauth.NewTable(entries)
+	s.tableSize = len(ids)
+	if err := s.reserve(rows.Reservations); err != nil {
+		return err
+	}
+	table, err := eidauth.NewTable(rows.Entries)
 	if err != nil {
 		return err
 	}
 	s.sources = append(s.sources, table)
+	return nil
+}
+
+// reserve files the classes of subscribers by their lookup keys.
+func (s *setup) reserve(all []config.Reservation) error {
+	hasher := idcodec.NewLookupHasher(s.registryKey)
+	s.reserved = make(map[idcodec.LookupKey]string)
+	for i, r := range all {
+		var key idcodec.LookupKey
+		if r.Identity.Sealed != nil {
+			key = r.Identity.Sealed.Key
+		} else {
+			key = hasher.Key(r.Identity.EID)
+		}
+		if _, twice := s.reserved[key]; twice {
+			return fmt.Errorf("%s: reservation[%d]: its subscriber has one already", s.Auth.Table, i)
+		}
+		if !slices.ContainsFunc(s.Classes, func(c config.Class) bool { return c.Name == r.Class }) {
+			return fmt.Errorf("%s: reservation[%d]: there is no class %q", s.Auth.Table, i, r.Class)
+		}
+		s.reserved[key] = r.Class
+	}
 	return nil
 }
 
@@ -298,13 +342,30 @@ func (s *setup) handlerConfig() dhcpv6.Config {
 		Search: s.DHCPv6.Search, T1: dur(s.DHCPv6.T1), T2: dur(s.DHCPv6.T2), InfoRefresh: dur(s.DHCPv6.InformationRefresh),
 	}
 	c.Options = options(s.Options)
+	c.Reserved = s.reserved
+	for i := range s.Classes {
+		x := &s.Classes[i]
+		class := dhcpv6.Class{Name: x.Name, Options: options(x.Options)}
+		class.Option, class.Value, _ = x.Match() // the configuration has checked it
+		switch {
+		case x.Equals != "":
+			class.How = dhcpv6.Equals
+		case x.Begins != "":
+			class.How = dhcpv6.Begins
+		case x.Holds != "":
+			class.How = dhcpv6.Contains
+		}
+		c.Classes = append(c.Classes, class)
+	}
 	for _, a := range s.DHCPv6.DNS {
 		c.DNS = append(c.DNS, a.Addr)
 	}
 	for _, l := range s.Links {
-		link := dhcpv6.Link{Name: l.Name, Interface: l.Interface, Options: options(l.Options)}
-		for _, p := range l.Prefixes {
-			link.Prefixes = append(link.Prefixes, p.Prefix)
+		link := dhcpv6.Link{Name: l.Name, Interface: l.Interface, Options: options(l.Options), Prefixes: l.All(), Named: make(map[string][]idcodec.Prefix)}
+		for name, all := range l.Named {
+			for _, p := range all {
+				link.Named[name] = append(link.Named[name], p.Prefix)
+			}
 		}
 		for i := range l.Pools {
 			link.Pools = append(link.Pools, l.Pools[i].Lease(s.Lease))

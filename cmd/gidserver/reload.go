@@ -44,9 +44,14 @@ type running struct {
 
 	accounting *radius.AccountingStats
 	server     *dhcpv6.Server
-	feed       *dhcpv6.Feed
-	queries    *dhcpv6.LeaseQueryServer // nil without leasequery
-	began      time.Time
+
+	reconfigurer *dhcpv6.Reconfigurer
+	ctx          context.Context // of the server; ends what goes on behind an answer
+	behind       sync.WaitGroup  // what does
+
+	feed    *dhcpv6.Feed
+	queries *dhcpv6.LeaseQueryServer // nil without leasequery
+	began   time.Time
 
 	mu       sync.Mutex // one reload at a time
 	setup    *setup
@@ -78,6 +83,9 @@ func (r *running) handler(s *setup) (*dhcpv6.Handler, error) {
 		return nil, err
 	}
 	h.AnswerLeaseQueries(r.store, queriers)
+	if s.DHCPv6.Reconfigure {
+		h.OfferReconfigure(r.reconfigurer)
+	}
 	return h, nil
 }
 
@@ -210,7 +218,8 @@ func (r *running) reloadOnHangup(ctx context.Context) error {
 type rotation struct {
 	Addresses []netip.Addr   `json:"addresses"` // that are replaced
 	Prefixes  []netip.Prefix `json:"prefixes"`  // delegated ones that are
-	By        time.Time      `json:"by"`        // when their clients have renewed, if they live
+	Told      int            `json:"told"`      // clients that are told to renew at once (Reconfigure)
+	By        time.Time      `json:"by"`        // when the others have renewed, if they live
 }
 
 // rotate has the subscriber who holds an address get others, at the next renewals.
@@ -257,7 +266,54 @@ func (r *running) rotate(addr netip.Addr, dry bool) (v rotation, err error) {
 			v.By = l.PreferredUntil
 		}
 	}
-	return v, r.store.Barrier().Wait()
+	if err := r.store.Barrier().Wait(); err != nil || dry {
+		return v, err
+	}
+	v.Told = r.tellToRenew(leases)
+	return v, nil
+}
+
+// Retransmission of Reconfigure messages (RFC 9915 §7.6).
+const (
+	reconfigureTimeout = 2 * time.Second // REC_TIMEOUT, doubled each time
+	reconfigureTries   = 8               // REC_MAX_RC
+)
+
+// tellToRenew sends Reconfigure messages to the clients of leases, until they renew. It
+// returns how many clients there are who take such messages.
+func (r *running) tellToRenew(leases []lease.Lease) (told int) {
+	seen := make(map[string]bool)
+	for _, l := range leases {
+		duid := string(l.Client.DUID)
+		if seen[duid] {
+			continue
+		}
+		seen[duid] = true
+		m, ok := r.reconfigurer.Renew(l.Client.DUID, time.Now())
+		if !ok {
+			continue
+		}
+		told++
+		r.behind.Go(func() {
+			wait := reconfigureTimeout
+			for range reconfigureTries {
+				if err := r.server.Send(m); err != nil {
+					r.log.Warn("a Reconfigure message was not sent", "to", m.To, "error", err)
+				}
+				select {
+				case <-r.ctx.Done():
+					return
+				case <-time.After(wait):
+				}
+				wait *= 2
+				if now, err := r.store.Lease(l.Addr); err != nil || !now.Updated.Equal(l.Updated) {
+					return // it has renewed, or the lease is over
+				}
+			}
+			r.log.Warn("a client was told to renew, and did not", "address", l.Addr)
+		})
+	}
+	return told
 }
 
 func rotateCommand() *cobra.Command {
@@ -269,7 +325,8 @@ func rotateCommand() *cobra.Command {
 		Short: "Have a subscriber get other addresses",
 		Long: `Have the subscriber who holds an address get others: at its next renewal each of its
 clients is leased a new address, or prefix, beside the one that it has, which goes on for
-its valid lifetime, so that no connection breaks. An address in a delegated prefix names
+its valid lifetime, so that no connection breaks. Clients that take Reconfigure messages
+are told to renew at once. An address in a delegated prefix names
 its holder. Who the subscriber is stays unknown.`,
 		Example: `  gidserver rotate --subscriber-of 2001:db8:1:0:c7e2:7e0b:911e:c94b`,
 		Args:    cobra.NoArgs,
@@ -317,7 +374,14 @@ its holder. Who the subscriber is stays unknown.`,
 			if dry {
 				what = "would be replaced (this was a dry run)"
 			}
-			fmt.Fprintf(c.OutOrStdout(), "%d address(es) and prefix(es) %s when their clients renew, by %s\n", n, what, v.By.Format(time.RFC3339))
+			if v.Told > 0 {
+				fmt.Fprintf(c.OutOrStdout(), "%d client(s) are told to renew at once\n", v.Told)
+			}
+			leased := fmt.Sprintf("%d address(es)", len(v.Addresses))
+			if len(v.Prefixes) > 0 {
+				leased += fmt.Sprintf(" and %d prefix(es)", len(v.Prefixes))
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s %s when their clients renew, by %s\n", leased, what, v.By.Format(time.RFC3339))
 			return nil
 		},
 	}

@@ -38,24 +38,31 @@ back but by the trustees: keep what you need of them elsewhere.`,
 			if err != nil {
 				return err
 			}
-			entries, err := config.ParseTable(s.Auth.Table, text)
+			table, err := config.ParseTable(s.Auth.Table, text)
 			clear(text)
 			if err != nil {
 				return err
 			}
 			hasher := idcodec.NewLookupHasher(s.registryKey)
-			for i := range entries {
-				id := &entries[i].Identity
+			seal := func(id *eidauth.Identity) error {
 				if id.Sealed != nil {
-					continue
+					return nil
 				}
 				nid, err := idcodec.SealNID(rand.Reader, s.escrow, s.Realm, id.EID)
-				if err != nil {
+				*id = eidauth.Identity{Sealed: &eidauth.Sealed{Key: hasher.Key(id.EID), NID: nid}}
+				return err
+			}
+			for i := range table.Entries {
+				if err := seal(&table.Entries[i].Identity); err != nil {
 					return err
 				}
-				*id = eidauth.Identity{Sealed: &eidauth.Sealed{Key: hasher.Key(id.EID), NID: nid}}
 			}
-			if err := secretfile.Replace(s.Auth.Table, []byte(config.FormatTable(entries))); err != nil {
+			for i := range table.Reservations {
+				if err := seal(&table.Reservations[i].Identity); err != nil {
+					return err
+				}
+			}
+			if err := secretfile.Replace(s.Auth.Table, []byte(config.FormatTable(table))); err != nil {
 				return err
 			}
 			fmt.Fprintf(c.OutOrStdout(), "sealed %d row(s) of %s\n", s.plainEIDs, s.Auth.Table)

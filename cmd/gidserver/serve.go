@@ -90,6 +90,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	run := &running{setup: s, log: log, level: level, store: store, began: time.Now(), stats: new(dhcpv6.Stats), radius: new(radius.Stats), accounting: new(radius.AccountingStats)}
 	run.alloc = lease.NewAllocator(store, s.keyring, s.Lease.Policy())
 	run.registrar = lease.NewRegistrar(store, s.registryKey, s.escrow, s.Realm, rand.Reader)
+	run.reconfigurer = dhcpv6.NewReconfigurer(s.reconfigureSecret(), s.DHCPv6.DUID)
 	alloc := run.alloc
 	handler, err := run.handler(s)
 	if err != nil {
@@ -114,6 +115,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	run.ctx = ctx
 	var parts sync.WaitGroup
 	start := func(what string, f func(context.Context) error) {
 		parts.Go(func() {
@@ -180,6 +182,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	log.Info("serving", "version", version, "realm", s.Realm, "links", len(s.Links), "subscribers", store.Subscribers())
 	<-ctx.Done()
 	parts.Wait()
+	run.behind.Wait()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
 	}

@@ -33,7 +33,7 @@ func (s *setup) loadZone() error {
 	c.EpochLength = s.keyring.EpochLength()
 	if len(c.Prefixes) == 0 {
 		for _, l := range s.Links {
-			for _, p := range l.Prefixes {
+			for _, p := range l.All() {
 				c.Prefixes = append(c.Prefixes, p.Netip())
 			}
 			for _, p := range l.Pools {

@@ -29,6 +29,8 @@ import (
 	"layeh.com/radius/rfc3162"
 	"layeh.com/radius/rfc4372"
 	"layeh.com/radius/rfc4679"
+	"layeh.com/radius/rfc4818"
+	"layeh.com/radius/rfc6911"
 
 	"brightgid/eidauth"
 	"brightgid/idcodec"
@@ -307,10 +309,39 @@ func (s *Source) question(q *question, k *known) {
 		return
 	}
 	s.c.Stats.Accepted.Add(1)
-	k.id, k.until = eidauth.Identity{EID: eid}, now.Add(s.c.Remember)
+	k.id, k.until = eidauth.Identity{EID: eid, Profile: profile(reply)}, now.Add(s.c.Remember)
 	if t, err := rfc2865.SessionTimeout_Lookup(reply); err == nil {
 		k.until, k.strict = now.Add(time.Duration(t)*time.Second), true
 	}
+}
+
+// profile returns what an acceptance says of how to serve the client; nil for nothing. What
+// cannot be read is left out.
+func profile(reply *radius.Packet) *eidauth.Profile {
+	p := eidauth.Profile{
+		Class:       rfc2865.FilterID_GetString(reply),
+		AddressPool: rfc6911.StatefulIPv6AddressPool_GetString(reply),
+		PrefixPool:  rfc6911.DelegatedIPv6PrefixPool_GetString(reply),
+	}
+	if p.AddressPool == "" {
+		p.AddressPool = rfc3162.FramedIPv6Pool_GetString(reply)
+	}
+	if n := rfc4818.DelegatedIPv6Prefix_Get(reply); n != nil {
+		if a, ok := netip.AddrFromSlice(n.IP); ok {
+			ones, _ := n.Mask.Size()
+			p.Prefix = netip.PrefixFrom(a, ones).Masked()
+		}
+	}
+	dns, _ := rfc6911.DNSServerIPv6Address_Gets(reply)
+	for _, ip := range dns {
+		if a, ok := netip.AddrFromSlice(ip); ok {
+			p.DNS = append(p.DNS, a)
+		}
+	}
+	if p.Class == "" && p.AddressPool == "" && p.PrefixPool == "" && !p.Prefix.IsValid() && len(p.DNS) == 0 {
+		return nil
+	}
+	return &p
 }
 
 // identity returns the EID that an acceptance tells.

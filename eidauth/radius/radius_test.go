@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,7 +24,10 @@ import (
 	"layeh.com/radius"
 	"layeh.com/radius/rfc2865"
 	"layeh.com/radius/rfc2869"
+	"layeh.com/radius/rfc3162"
 	"layeh.com/radius/rfc4372"
+	"layeh.com/radius/rfc4818"
+	"layeh.com/radius/rfc6911"
 
 	"brightgid/eidauth"
 )
@@ -248,6 +252,51 @@ func TestAnAcceptanceNamesTheSubscriber(t *testing.T) {
 				t.Errorf("the request has %v", q.Attributes)
 			}
 		})
+	}
+}
+
+// What an acceptance says of how to serve the client comes with it, and stays so while it
+// is remembered.
+func TestAnAcceptanceSaysHowToServe(t *testing.T) {
+	must := func(err error) {
+		if err != nil {
+			panic(err)
+		}
+	}
+	f, addr := newFake(t, accept(func(p *radius.Packet) {
+		must(rfc2865.FilterID_SetString(p, "business"))
+		must(rfc3162.FramedIPv6Pool_SetString(p, "silver"))
+		must(rfc6911.StatefulIPv6AddressPool_SetString(p, "gold"))
+		must(rfc6911.DelegatedIPv6PrefixPool_SetString(p, "homes"))
+		must(rfc6911.DNSServerIPv6Address_Add(p, net.ParseIP("2001:db8::53")))
+		must(rfc6911.DNSServerIPv6Address_Add(p, net.ParseIP("2001:db8::54")))
+		must(rfc4818.DelegatedIPv6Prefix_Set(p, &net.IPNet{IP: net.ParseIP("2001:db8:ee00::"), Mask: net.CIDRMask(48, 128)}))
+	}))
+	s := newSource(t, start(), nil, addr)
+	want := eidauth.Profile{Class: "business", AddressPool: "gold", PrefixPool: "homes", Prefix: netip.MustParsePrefix("2001:db8:ee00::/48"),
+		DNS: []netip.Addr{netip.MustParseAddr("2001:db8::53"), netip.MustParseAddr("2001:db8::54")}}
+	for range 2 {
+		if _, err := decide(t, s, line("a")); err != nil {
+			t.Fatal(err)
+		}
+		id, err := s.Authenticate(line("a"))
+		if err != nil || id.Profile == nil || !reflect.DeepEqual(*id.Profile, want) {
+			t.Errorf("%+v, %v; want %+v", id.Profile, err, want)
+		}
+	}
+	f.set(accept(func(p *radius.Packet) { must(rfc3162.FramedIPv6Pool_SetString(p, "silver")) }))
+	if _, err := decide(t, s, line("b")); err != nil {
+		t.Fatal(err)
+	}
+	if id, _ := s.Authenticate(line("b")); id.Profile == nil || id.Profile.AddressPool != "silver" {
+		t.Errorf("%+v", id.Profile)
+	}
+	f.set(accept(nil))
+	if _, err := decide(t, s, line("c")); err != nil {
+		t.Fatal(err)
+	}
+	if id, _ := s.Authenticate(line("c")); id.Profile != nil {
+		t.Errorf("of nothing: %+v", id.Profile)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -32,6 +33,7 @@ type Config struct {
 	Options    Options    `toml:"options"`
 	Lease      Lease      `toml:"lease"`
 	Links      []Link     `toml:"link"`
+	Classes    []Class    `toml:"class"`
 	Auth       Auth       `toml:"auth"`
 	RADIUS     RADIUS     `toml:"radius"`
 	Enrolment  Enrolment  `toml:"enrolment"`
@@ -61,6 +63,7 @@ type DHCPv6 struct {
 	T2                 Duration `toml:"t2"`
 	InformationRefresh Duration `toml:"information-refresh"`
 	Register           bool     `toml:"register-addresses"`
+	Reconfigure        bool     `toml:"reconfigure"`
 }
 
 // Lease is how long and how many.
@@ -81,11 +84,29 @@ type Link struct {
 	RelayLinks []Addr   `toml:"relay-links"`
 	Options    Options  `toml:"options"` // before those of all links
 	Pools      []Pool   `toml:"delegate"`
+
+	// Named are prefixes for those only to whom they are given by the name of the pool.
+	Named map[string][]Prefix `toml:"pools"`
+}
+
+// All returns the link's prefixes, those of named pools too.
+func (l *Link) All() []idcodec.Prefix {
+	var out []idcodec.Prefix
+	for _, p := range l.Prefixes {
+		out = append(out, p.Prefix)
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.Named)) {
+		for _, p := range l.Named[name] {
+			out = append(out, p.Prefix)
+		}
+	}
+	return out
 }
 
 // Pool is what prefixes are delegated from. What it leaves out of its policy is as for
 // addresses, but for how many a subscriber may hold.
 type Pool struct {
+	Name          string       `toml:"name"` // for those only to whom it is given by name
 	Prefix        netip.Prefix `toml:"prefix"`
 	Length        uint8        `toml:"length"`
 	Preferred     Duration     `toml:"preferred"`
@@ -271,6 +292,7 @@ func defaults() Config {
 			Preferred: Duration(time.Hour), Valid: Duration(2 * time.Hour), MaxAge: Duration(72 * time.Hour),
 			Retention: Duration(180 * 24 * time.Hour), DeclineHold: Duration(24 * time.Hour), PerSubscriber: 16,
 		},
+		DHCPv6: DHCPv6{Reconfigure: true},
 		RADIUS: RADIUS{
 			Names: []string{"subscriber-id", "remote-id", "interface-id", "link-layer"}, EID: []string{"chargeable-user-identity", "user-name"},
 			Timeout: Duration(2 * time.Second), Tries: 2, Remember: Duration(time.Hour), RememberReject: Duration(time.Minute),
@@ -482,20 +504,21 @@ func (c *Config) checkLinks(v *checker) {
 			v.fail(key("interface"), "%q is link %q already", l.Interface, other)
 		}
 		interfaces[l.Interface] = l.Name
-		if n := len(l.Prefixes); n < 1 || n > lease.MaxPrefixes {
+		if n := len(l.All()); n < 1 || n > lease.MaxPrefixes {
 			v.fail(key("prefixes"), "%d prefixes: want 1 to %d", n, lease.MaxPrefixes)
 		}
 		if _, err := l.Options.Encode(); err != nil {
 			v.fail(key("options"), "%w", err)
 		}
-		for _, p := range l.Prefixes {
-			if other, ok := prefixes[p.Prefix]; ok {
-				v.fail(key("prefixes"), "%s is on link %q already", p.Prefix, other)
+		for _, p := range l.All() {
+			if other, ok := prefixes[p]; ok {
+				v.fail(key("prefixes"), "%s is on link %q already", p, other)
 			}
-			prefixes[p.Prefix] = l.Name
+			prefixes[p] = l.Name
 		}
 	}
 	c.checkPools(v)
+	c.checkClasses(v)
 }
 
 // checkPools refuses pools that cannot be divided so, or that share addresses with one
@@ -507,7 +530,7 @@ func (c *Config) checkPools(v *checker) {
 	}
 	var all []taken
 	for _, l := range c.Links {
-		for _, p := range l.Prefixes {
+		for _, p := range l.All() {
 			all = append(all, taken{p.Netip(), l.Name})
 		}
 	}
@@ -536,7 +559,7 @@ func (c *Config) checkPools(v *checker) {
 
 // Lease returns the pool as leases are made from it.
 func (p *Pool) Lease(l Lease) lease.Pool {
-	out := lease.Pool{Pool: idcodec.Pool{Prefix: p.Prefix, Bits: p.Length}, Policy: l.Policy()}
+	out := lease.Pool{Pool: idcodec.Pool{Prefix: p.Prefix, Bits: p.Length}, Policy: l.Policy(), Name: p.Name}
 	out.Policy.PerSubscriber = delegatedPerSubscriber
 	for _, x := range []struct {
 		to   *time.Duration
@@ -580,9 +603,28 @@ func (l Lease) Policy() lease.Policy {
 	}
 }
 
+// Table is a static table: who clients are, and of which classes subscribers are.
+type Table struct {
+	Entries      []eidauth.Entry
+	Reservations []Reservation
+}
+
+// Reservation puts a subscriber, however it is authenticated, into a class.
+type Reservation struct {
+	Identity eidauth.Identity
+	Class    string
+}
+
 // table is the file of a static table.
 type table struct {
-	Entries []tableEntry `toml:"entry"`
+	Entries      []tableEntry       `toml:"entry"`
+	Reservations []tableReservation `toml:"reservation"`
+}
+
+type tableReservation struct {
+	EID    string `toml:"eid,omitempty"`
+	Sealed string `toml:"sealed,omitempty"`
+	Class  string `toml:"class"`
 }
 
 type tableEntry struct {
@@ -593,7 +635,7 @@ type tableEntry struct {
 }
 
 // ParseTable reads a static table. An error never holds an EID.
-func ParseTable(file string, text []byte) ([]eidauth.Entry, error) {
+func ParseTable(file string, text []byte) (*Table, error) {
 	var t table
 	if err := tomlfile.Decode(file, text, &t); err != nil {
 		// The library shows the value that it could not read.
@@ -604,42 +646,57 @@ func ParseTable(file string, text []byte) ([]eidauth.Entry, error) {
 		return nil, err
 	}
 	at := tomlfile.Lines(text)
-	var out []eidauth.Entry
-	for i, e := range t.Entries {
-		key := fmt.Sprintf("entry[%d]", i)
-		fail := func(name string, err error) ([]eidauth.Entry, error) {
-			line := at[key+"."+name]
-			if line == 0 {
-				line = at[key]
-			}
-			return nil, &Error{File: file, Line: line, Key: key + "." + name, Err: err}
+	var key string // of the row that is read
+	fail := func(name string, err error) (*Table, error) {
+		line := at[key+"."+name]
+		if line == 0 {
+			line = at[key]
 		}
+		return nil, &Error{File: file, Line: line, Key: key + "." + name, Err: err}
+	}
+	out := &Table{}
+	for i, e := range t.Entries {
+		key = fmt.Sprintf("entry[%d]", i)
 		entry := eidauth.Entry{DUID: e.DUID, LinkLayer: e.LinkLayer}
 		if (len(e.DUID) > 0) == (len(e.LinkLayer) > 0) {
 			return fail("duid", errors.New("want either duid or link-layer"))
 		}
-		switch {
-		case (e.EID != "") == (e.Sealed != ""):
-			return fail("eid", errors.New("want either eid or sealed"))
-		case e.EID != "":
-			eid, err := idcodec.ParseEID(e.EID)
-			if err != nil {
-				return fail("eid", err)
-			}
-			entry.Identity.EID = eid
-		default:
-			s, err := parseSealed(e.Sealed)
-			if err != nil {
-				return fail("sealed", err)
-			}
-			entry.Identity.Sealed = s
+		var wrong string
+		var err error
+		if entry.Identity, wrong, err = parseIdentity(e.EID, e.Sealed); err != nil {
+			return fail(wrong, err)
 		}
-		out = append(out, entry)
+		out.Entries = append(out.Entries, entry)
 	}
-	if _, err := eidauth.NewTable(out); err != nil {
+	for i, r := range t.Reservations {
+		key = fmt.Sprintf("reservation[%d]", i)
+		if r.Class == "" {
+			return fail("class", errors.New("want the name of a class"))
+		}
+		id, wrong, err := parseIdentity(r.EID, r.Sealed)
+		if err != nil {
+			return fail(wrong, err)
+		}
+		out.Reservations = append(out.Reservations, Reservation{id, r.Class})
+	}
+	if _, err := eidauth.NewTable(out.Entries); err != nil {
 		return nil, &Error{File: file, Err: err}
 	}
 	return out, nil
+}
+
+// parseIdentity reads an identity of a table. With an error it returns the key that is
+// wrong.
+func parseIdentity(eid, sealed string) (id eidauth.Identity, wrong string, err error) {
+	switch {
+	case (eid != "") == (sealed != ""):
+		return id, "eid", errors.New("want either eid or sealed")
+	case eid != "":
+		id.EID, err = idcodec.ParseEID(eid)
+		return id, "eid", err
+	}
+	id.Sealed, err = parseSealed(sealed)
+	return id, "sealed", err
 }
 
 func parseSealed(s string) (*eidauth.Sealed, error) {
@@ -652,20 +709,27 @@ func parseSealed(s string) (*eidauth.Sealed, error) {
 }
 
 // FormatTable writes a static table.
-func FormatTable(entries []eidauth.Entry) string {
+func FormatTable(t *Table) string {
 	var b strings.Builder
-	for _, e := range entries {
+	identity := func(id *eidauth.Identity) {
+		if s := id.Sealed; s != nil {
+			fmt.Fprintf(&b, "sealed = %q\n\n", base64.StdEncoding.EncodeToString(append(s.Key[:], s.NID...)))
+		} else {
+			fmt.Fprintf(&b, "eid = %q\n\n", id.EID.Reveal())
+		}
+	}
+	for _, e := range t.Entries {
 		b.WriteString("[[entry]]\n")
 		if len(e.DUID) > 0 {
 			fmt.Fprintf(&b, "duid = %q\n", colons(e.DUID))
 		} else {
 			fmt.Fprintf(&b, "link-layer = %q\n", colons(e.LinkLayer))
 		}
-		if s := e.Identity.Sealed; s != nil {
-			fmt.Fprintf(&b, "sealed = %q\n\n", base64.StdEncoding.EncodeToString(append(s.Key[:], s.NID...)))
-		} else {
-			fmt.Fprintf(&b, "eid = %q\n\n", e.Identity.EID.Reveal())
-		}
+		identity(&e.Identity)
+	}
+	for _, r := range t.Reservations {
+		fmt.Fprintf(&b, "[[reservation]]\nclass = %q\n", r.Class)
+		identity(&r.Identity)
 	}
 	return b.String()
 }

@@ -105,20 +105,23 @@ func TestErrorsNameFileLineAndKey(t *testing.T) {
 func TestTable(t *testing.T) {
 	var key idcodec.LookupKey
 	key[0] = 7
-	entries, err := ParseTable("t.toml", []byte("[[entry]]\nduid = \"00:04:01\"\neid = \"static:alice\"\n[[entry]]\nlink-layer = \"02:00:00:00:00:01\"\neid = \"static:bob\"\n"))
-	if err != nil || len(entries) != 2 {
-		t.Fatalf("%v, %v", entries, err)
+	table, err := ParseTable("t.toml", []byte("[[reservation]]\neid = \"static:bob\"\nclass = \"gold\"\n[[entry]]\nduid = \"00:04:01\"\neid = \"static:alice\"\n[[entry]]\nlink-layer = \"02:00:00:00:00:01\"\neid = \"static:bob\"\n"))
+	if err != nil || len(table.Entries) != 2 || len(table.Reservations) != 1 || table.Reservations[0].Class != "gold" {
+		t.Fatalf("%v, %v", table, err)
 	}
-	entries[0].Identity = eidauth.Identity{Sealed: &eidauth.Sealed{Key: key, NID: idcodec.NID{1, 2, 3}}}
-	back, err := ParseTable("t.toml", []byte(FormatTable(entries)))
+	table.Entries[0].Identity = eidauth.Identity{Sealed: &eidauth.Sealed{Key: key, NID: idcodec.NID{1, 2, 3}}}
+	back, err := ParseTable("t.toml", []byte(FormatTable(table)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := back[0].Identity.Sealed; s == nil || s.Key != key || string(s.NID) != "\x01\x02\x03" {
-		t.Errorf("read back %+v", back[0])
+	if back.Reservations[0].Identity.EID.Reveal() != "static:bob" || back.Reservations[0].Class != "gold" {
+		t.Errorf("read back %+v", back.Reservations)
 	}
-	if back[1].Identity.EID.Reveal() != "static:bob" {
-		t.Errorf("read back %+v", back[1])
+	if s := back.Entries[0].Identity.Sealed; s == nil || s.Key != key || string(s.NID) != "\x01\x02\x03" {
+		t.Errorf("read back %+v", back.Entries[0])
+	}
+	if back.Entries[1].Identity.EID.Reveal() != "static:bob" {
+		t.Errorf("read back %+v", back.Entries[1])
 	}
 }
 

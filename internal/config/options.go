@@ -35,6 +35,7 @@ var optionTypes = map[string]struct {
 	"sip-servers":         {22, addresses},     // RFC 3319
 	"dns-servers":         {23, addresses},     // RFC 3646
 	"domain-search":       {24, names},         // RFC 3646
+	"vendor-options":      {17, vendorOptions}, // RFC 9915 §21.17
 	"nis-servers":         {27, addresses},     // RFC 3898
 	"nisp-servers":        {28, addresses},     // RFC 3898
 	"nis-domain":          {29, name},          // RFC 3898
@@ -70,7 +71,7 @@ func ownOption(code uint16) bool {
 	case 25, 26, 32, 37, 38, 39, 44, 45, 46, 47, 48, 61, 62, 66, 79, 81, 135:
 		return true
 	}
-	return code < 21
+	return code < 21 && code != 17
 }
 
 // maxOption bounds an option's data, so that answers stay within a datagram that crosses
@@ -260,6 +261,54 @@ func ntp(value any) (b []byte, err error) {
 		b = binary.BigEndian.AppendUint16(b, code)
 		b = binary.BigEndian.AppendUint16(b, uint16(len(data)))
 		b = append(b, data...)
+	}
+	return b, nil
+}
+
+// vendorOptions encodes a vendor's options: { enterprise = N, options = { 1 = "text" } }, whose
+// values are texts, "hex:…" or lists of addresses.
+func vendorOptions(value any) ([]byte, error) {
+	t, ok := value.(map[string]any)
+	if !ok {
+		return nil, errors.New("want { enterprise = 32473, options = { 1 = \"text\" } }")
+	}
+	enterprise, ok := t["enterprise"].(int64)
+	if !ok || enterprise < 1 || enterprise > 1<<32-1 {
+		return nil, errors.New("enterprise: want an enterprise number (IANA's)")
+	}
+	inner, ok := t["options"].(map[string]any)
+	if !ok || len(inner) == 0 || len(t) != 2 {
+		return nil, errors.New("want enterprise and options, and nothing else")
+	}
+	b := binary.BigEndian.AppendUint32(nil, uint32(enterprise))
+	type option struct {
+		code uint16
+		data []byte
+	}
+	var all []option
+	for key, v := range inner {
+		n, err := strconv.ParseUint(key, 10, 16)
+		if err != nil || n == 0 {
+			return nil, fmt.Errorf("options.%s: want a number from 1 to 65535", key)
+		}
+		var data []byte
+		if s, ok := v.(string); !ok {
+			data, err = addresses(v)
+		} else if digits, isHex := strings.CutPrefix(s, "hex:"); isHex {
+			data, err = hex.DecodeString(strings.NewReplacer(":", "", " ", "").Replace(digits))
+		} else {
+			data, err = text(v)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("options.%s: %w", key, err)
+		}
+		all = append(all, option{uint16(n), data})
+	}
+	slices.SortFunc(all, func(x, y option) int { return int(x.code) - int(y.code) })
+	for _, o := range all {
+		b = binary.BigEndian.AppendUint16(b, o.code)
+		b = binary.BigEndian.AppendUint16(b, uint16(min(len(o.data), maxOption+1)))
+		b = append(b, o.data...)
 	}
 	return b, nil
 }

@@ -177,6 +177,12 @@ func (c *dhclient) Release() (err error) {
 	return c.end.Wait(20 * time.Second)
 }
 
+// Leases returns what the client has noted of its leases, with options.
+func (c *dhclient) Leases() (string, error) {
+	b, err := os.ReadFile(filepath.Join(c.dir, "leases"))
+	return string(b), err
+}
+
 // dhcpcd is Roy Marples' client.
 type dhcpcd struct{ base }
 

@@ -5,6 +5,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -186,6 +187,44 @@ func TestFreeRADIUSSaysWhoAClientIs(t *testing.T) {
 		t.Errorf("the trace gives %q, want %q", got, want)
 	}
 	w.noEIDOnDisk()
+}
+
+// FreeRADIUS says from which pools a client is served, and of which class it is.
+func TestFreeRADIUSGivesPools(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, netlab.ISPOptions{Lease: shortLease, Delegate: "name = \"gold\"\nper-subscriber = 2"})
+	w.newRADIUS(strings.Replace(radiusUsers, "	Session-Timeout", `	Framed-IPv6-Pool := "gold",
+	Delegated-IPv6-Prefix-Pool := "gold",
+	Filter-Id := "business",
+	Session-Timeout`, 1)).freeradius()
+	w.must(w.Configure("radius", "servers = [\"["+radiusAddr+"]:1812\"]\n"+radiusSettings))
+	w.must(w.Configure("radius", "accounting = [\"["+radiusAddr+"]:1813\"]\n"))
+	text, err := os.ReadFile(w.Config())
+	w.must(err)
+	own := "prefixes = [\"" + netlab.RelayPrefix + "\"]\n"
+	w.must(os.WriteFile(w.Config(), []byte("[[class]]\nname = \"business\"\noptions = { domain-search = \"business.example\" }\n"+
+		strings.Replace(string(text), own, own+"pools = { gold = [\"2001:db8:3::/64\"] }\n", 1)), 0o644))
+	w.attach("dhcrelay")
+	w.must(w.Serve())
+	c, err := w.client.NewRouter("dhclient", "eth0", "")
+	w.must(err)
+	w.must(c.Start())
+	addr := w.leased(netip.MustParsePrefix("2001:db8:3::/64"))
+	p, _ := w.delegated(netlab.RelayPool, active)
+	w.must(netlab.Until(20*time.Second, func() error {
+		if b, err := os.ReadFile(filepath.Join(w.lab.Dir, "radius", "detail")); err != nil || !strings.Contains(string(b), "Delegated-IPv6-Prefix = "+p.String()) || !strings.Contains(string(b), "Framed-IPv6-Address = "+addr.String()) {
+			return fmt.Errorf("the accounts do not tell of %s and %s: %v\n%s", addr, p, err, b)
+		}
+		return nil
+	}))
+	leases, err := c.(interface{ Leases() (string, error) }).Leases()
+	w.must(err)
+	if !strings.Contains(leases, "business.example") {
+		t.Errorf("the client has\n%s", leases)
+	}
+	if strings.Contains(w.Server.Log(), canary) {
+		t.Error("an EID stands in the log")
+	}
 }
 
 // Who FreeRADIUS does not know gets no address, and neither does anybody whose server's
