@@ -202,8 +202,8 @@ func TestFreeRADIUSGivesPools(t *testing.T) {
 	text, err := os.ReadFile(w.Config())
 	w.must(err)
 	own := "prefixes = [\"" + netlab.RelayPrefix + "\"]\n"
-	w.must(os.WriteFile(w.Config(), []byte("[[class]]\nname = \"business\"\noptions = { domain-search = \"business.example\" }\n"+
-		strings.Replace(string(text), own, own+"pools = { gold = [\"2001:db8:3::/64\"] }\n", 1)), 0o644))
+	w.must(os.WriteFile(w.Config(), []byte(strings.Replace(string(text), own, own+"pools = { gold = [\"2001:db8:3::/64\"] }\n", 1)+
+		"\n[[class]]\nname = \"business\"\noptions = { domain-search = \"business.example\" }\n"), 0o644))
 	w.attach("dhcrelay")
 	w.must(w.Serve())
 	c, err := w.client.NewRouter("dhclient", "eth0", "")

@@ -58,3 +58,35 @@ func TestASubscriberIsRotatedOnDemand(t *testing.T) {
 		})
 	}
 }
+
+// Clients that take Reconfigure messages renew at once, however long their leases are.
+func TestReconfigureHasAClientRenewAtOnce(t *testing.T) {
+	for _, way := range []string{"direct", "dhcrelay"} {
+		for _, program := range []string{"dhcpcd"} { // no other of Debian 12's takes them and works
+			t.Run(program+"/"+way, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t, netlab.ISPOptions{Lease: "preferred = \"1h\"\nvalid = \"2h\"\n", LogLevel: "debug"})
+				prefix, _ := w.attach(way)
+				w.must(w.Serve())
+				c, err := w.client.NewClient(program, "eth0", "option dhcp6_reconfigure_accept")
+				w.must(err)
+				t.Cleanup(func() {
+					if t.Failed() {
+						t.Logf("%s wrote:\n%s", program, c.Log())
+					}
+				})
+				w.must(c.Start())
+				old := w.leased(prefix)
+				w.lease(old, active)
+				out, err := w.Run("gidserver", "rotate", "--config", w.Config(), "--subscriber-of", old.String())
+				if err != nil || !strings.Contains(out, "1 client(s) are told to renew at once") {
+					t.Errorf("%v, %s", err, out)
+				}
+				next := w.leased(prefix, old)
+				if a, b := w.lease(old, active), w.lease(next, active); a.Subscriber != b.Subscriber {
+					t.Errorf("%+v is followed by %+v", a, b)
+				}
+			})
+		}
+	}
+}
