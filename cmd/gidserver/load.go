@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 
 	"brightgid/dhcpv6"
 	"brightgid/eidauth"
+	"brightgid/eidauth/ecert"
 	"brightgid/eidauth/radius"
 	"brightgid/eidauth/token"
 	"brightgid/gidzone"
@@ -76,6 +78,9 @@ func load(file string) (*setup, error) {
 	check("keys.escrow", s.loadEscrow())
 	if cfg.Enrolment.Issuers != "" && s.escrow != nil {
 		check("enrolment", s.loadEnrolment())
+	}
+	if cfg.Enrolment.Authorities != "" {
+		check("enrolment", s.loadAuthorities())
 	}
 	check("auth", s.loadAuth())
 	if len(cfg.RADIUS.Servers)+len(cfg.RADIUS.Accounting) > 0 {
@@ -225,6 +230,37 @@ func (s *setup) loadEnrolment() error {
 	src, err := token.New(token.Config{Issuers: issuers, Enterprise: s.Enrolment.Enterprise, Realm: s.Realm, Escrow: s.escrow, Registry: s.registryKey, Now: time.Now})
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.Enrolment.Issuers, err)
+	}
+	s.sources = append(s.sources, src)
+	return nil
+}
+
+// loadAuthorities makes the source that takes proofs by certificates.
+func (s *setup) loadAuthorities() error {
+	c := ecert.Config{Enterprise: s.Enrolment.Enterprise, Realm: s.Realm, Lifetime: dur(s.Enrolment.ProofLifetime), Now: time.Now}
+	var err error
+	if c.Roots, err = identityfile.Certificates(s.Enrolment.Authorities); err != nil {
+		return err
+	}
+	if s.Enrolment.Revoked != "" {
+		text, err := os.ReadFile(s.Enrolment.Revoked)
+		if err != nil {
+			return err
+		}
+		for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+			l, err := x509.ParseRevocationList(block.Bytes)
+			if err != nil {
+				return fmt.Errorf("%s: %w", s.Enrolment.Revoked, err)
+			}
+			c.Revoked = append(c.Revoked, l)
+		}
+		if len(c.Revoked) == 0 {
+			return fmt.Errorf("%s: no revocation list in PEM", s.Enrolment.Revoked)
+		}
+	}
+	src, err := ecert.New(c)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.Enrolment.Authorities, err)
 	}
 	s.sources = append(s.sources, src)
 	return nil

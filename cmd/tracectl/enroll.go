@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"brightgid/eidauth"
 	"brightgid/eidauth/token"
 	"brightgid/idcodec"
 	"brightgid/internal/cli"
@@ -49,9 +51,9 @@ configuration of dhclient, dibbler-client or systemd-networkd.`,
 			if !ok {
 				return cli.Usagef("--for %q: want text, dhclient, dibbler or networkd", client)
 			}
-			id, err := hex.DecodeString(strings.NewReplacer(":", "", "-", "").Replace(duid))
+			id, err := parseDUID(duid)
 			if err != nil {
-				return cli.Usagef("--duid: want hex, with or without colons")
+				return err
 			}
 			issuer, err := readIssuer(identity, escrow, realm)
 			if err != nil {
@@ -71,7 +73,7 @@ configuration of dhclient, dibbler-client or systemd-networkd.`,
 			if asJSON {
 				return printJSON(c.OutOrStdout(), map[string]any{"token": token.Encode(b), "duid": hex.EncodeToString(id), "realm": realm, "until": until.UTC().Truncate(time.Second)})
 			}
-			_, err = fmt.Fprintln(c.OutOrStdout(), form(enterprise, b))
+			_, err = fmt.Fprintln(c.OutOrStdout(), form(enterprise, token.OptionCode, b))
 			return err
 		},
 	}
@@ -91,18 +93,27 @@ configuration of dhclient, dibbler-client or systemd-networkd.`,
 	return c
 }
 
-// enrolForms are how a token is printed.
-var enrolForms = map[string]func(enterprise uint32, b []byte) string{
-	"text": func(_ uint32, b []byte) string { return token.Encode(b) },
-	"dhclient": func(enterprise uint32, b []byte) string {
-		return "send dhcp6.vendor-opts " + colons(token.Option(enterprise, b)) + ";"
+// enrolForms are how a token, or a proof by certificate, is printed: an option of an
+// enterprise.
+var enrolForms = map[string]func(enterprise uint32, code uint16, b []byte) string{
+	"text": func(_ uint32, _ uint16, b []byte) string { return base64.RawURLEncoding.EncodeToString(b) },
+	"dhclient": func(enterprise uint32, code uint16, b []byte) string {
+		return "send dhcp6.vendor-opts " + colons(eidauth.AppendVendorOption(nil, enterprise, code, b)) + ";"
 	},
-	"dibbler": func(enterprise uint32, b []byte) string {
-		return "option 17 hex " + colons(token.Option(enterprise, b))
+	"dibbler": func(enterprise uint32, code uint16, b []byte) string {
+		return "option 17 hex " + colons(eidauth.AppendVendorOption(nil, enterprise, code, b))
 	},
-	"networkd": func(enterprise uint32, b []byte) string {
-		return fmt.Sprintf("[DHCPv6]\nSendVendorOption=%d:%d:string:%s", enterprise, token.OptionCode, token.Encode(b))
+	"networkd": func(enterprise uint32, code uint16, b []byte) string {
+		return fmt.Sprintf("[DHCPv6]\nSendVendorOption=%d:%d:string:%s", enterprise, code, base64.RawURLEncoding.EncodeToString(b))
 	},
+}
+
+func parseDUID(s string) ([]byte, error) {
+	b, err := hex.DecodeString(strings.NewReplacer(":", "", "-", "").Replace(s))
+	if err != nil {
+		return nil, cli.Usagef("--duid: want hex, with or without colons")
+	}
+	return b, nil
 }
 
 func colons(b []byte) string {

@@ -60,7 +60,7 @@ tokens, with enroll.
 The exit status tells what a step was refused for; see tracectl(1).`,
 		Version: version,
 	}
-	root.AddCommand(ceremonyCommand(), shareCommand(), identityCommand(), warrantCommand(), resolveCommand(), approveCommand(), recoverCommand(), verifyCommand(), ledgerCommand(), mailCommand(), enrollCommand())
+	root.AddCommand(ceremonyCommand(), shareCommand(), identityCommand(), warrantCommand(), resolveCommand(), approveCommand(), recoverCommand(), verifyCommand(), ledgerCommand(), mailCommand(), enrollCommand(), proveCommand())
 	return root
 }
 

@@ -113,34 +113,6 @@ func signed(realm string, duid, body []byte) []byte {
 // Encode returns a token as text.
 func Encode(token []byte) string { return base64.RawURLEncoding.EncodeToString(token) }
 
-// Option returns the data of a Vendor-specific Information option with a token.
-func Option(enterprise uint32, token []byte) []byte {
-	b := binary.BigEndian.AppendUint32(nil, enterprise)
-	b = binary.BigEndian.AppendUint16(b, OptionCode)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(token)))
-	return append(b, token...)
-}
-
-// find returns the token in the options of an enterprise, or nil.
-func find(vendors [][]byte, enterprise uint32) []byte {
-	for _, v := range vendors {
-		if len(v) < 4 || binary.BigEndian.Uint32(v) != enterprise {
-			continue
-		}
-		for b := v[4:]; len(b) >= 4; {
-			code, n := binary.BigEndian.Uint16(b), int(binary.BigEndian.Uint16(b[2:]))
-			if len(b) < 4+n {
-				break
-			}
-			if code == OptionCode && n > 0 {
-				return b[4 : 4+n]
-			}
-			b = b[4+n:]
-		}
-	}
-	return nil
-}
-
 // Config is what New needs.
 type Config struct {
 	Issuers    []*x509.Certificate
@@ -188,7 +160,7 @@ func New(c Config) (*Source, error) {
 // Authenticate implements [eidauth.Source]. A client without a token, or with one that
 // does not hold, is unknown to it.
 func (s *Source) Authenticate(c *eidauth.Client) (eidauth.Identity, error) {
-	b := find(c.Vendor, s.c.Enterprise)
+	b := eidauth.VendorOption(c.Vendor, s.c.Enterprise, OptionCode)
 	if b == nil {
 		return eidauth.Identity{}, eidauth.ErrUnknown
 	}

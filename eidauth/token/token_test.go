@@ -218,3 +218,8 @@ func FuzzToken(f *testing.F) {
 		}
 	})
 }
+
+// Option returns the data of a Vendor-specific Information option with a token.
+func Option(enterprise uint32, token []byte) []byte {
+	return eidauth.AppendVendorOption(nil, enterprise, OptionCode, token)
+}

@@ -126,10 +126,14 @@ type Auth struct {
 	Table         string   `toml:"table"`
 }
 
-// Enrolment is whose enrolment tokens are taken.
+// Enrolment is whose enrolment tokens and certificates are taken.
 type Enrolment struct {
 	Issuers    string `toml:"issuers"`    // certificates
 	Enterprise uint32 `toml:"enterprise"` // number of the Vendor-specific Information option
+
+	Authorities   string   `toml:"authorities"` // certificates of those who certify subscribers
+	Revoked       string   `toml:"revoked"`     // their revocation lists
+	ProofLifetime Duration `toml:"proof-lifetime"`
 }
 
 // RADIUS is who is asked about clients.
@@ -292,7 +296,7 @@ func defaults() Config {
 			Preferred: Duration(time.Hour), Valid: Duration(2 * time.Hour), MaxAge: Duration(72 * time.Hour),
 			Retention: Duration(180 * 24 * time.Hour), DeclineHold: Duration(24 * time.Hour), PerSubscriber: 16,
 		},
-		DHCPv6: DHCPv6{Reconfigure: true},
+		DHCPv6: DHCPv6{Reconfigure: true}, Enrolment: Enrolment{ProofLifetime: Duration(24 * time.Hour)},
 		RADIUS: RADIUS{
 			Names: []string{"subscriber-id", "remote-id", "interface-id", "link-layer"}, EID: []string{"chargeable-user-identity", "user-name"},
 			Timeout: Duration(2 * time.Second), Tries: 2, Remember: Duration(time.Hour), RememberReject: Duration(time.Minute),
@@ -320,7 +324,7 @@ func Parse(file string, text []byte) (*Config, error) {
 	dir := filepath.Dir(file)
 	for _, p := range []*string{&c.State, &c.Keys.Keyring, &c.Keys.Registry, &c.Keys.Escrow, &c.Auth.Table,
 		&c.Resolve.Identity, &c.Resolve.Authorities, &c.Resolve.Holders, &c.Ledger.Directory, &c.Ledger.Fabric, &c.LeaseQuery.Identity, &c.LeaseQuery.Filters, &c.Zone.Key,
-		&c.Enrolment.Issuers, &c.RADIUS.Secret, &c.RADIUS.CA, &c.RADIUS.Identity, &c.RADIUS.Password} {
+		&c.Enrolment.Issuers, &c.Enrolment.Authorities, &c.Enrolment.Revoked, &c.RADIUS.Secret, &c.RADIUS.CA, &c.RADIUS.Identity, &c.RADIUS.Password} {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
 		}
@@ -420,11 +424,14 @@ func (c *Config) check(v *checker) {
 			v.fail("auth.relay-options", "%w", err)
 		}
 	}
-	if len(c.Auth.TrustedRelays) == 0 && c.Auth.Table == "" && len(c.RADIUS.Servers) == 0 && c.Enrolment.Issuers == "" {
-		v.fail("auth", "neither trusted-relays nor a table nor radius.servers nor enrolment.issuers: no client could be authenticated")
+	if len(c.Auth.TrustedRelays) == 0 && c.Auth.Table == "" && len(c.RADIUS.Servers) == 0 && c.Enrolment.Issuers == "" && c.Enrolment.Authorities == "" {
+		v.fail("auth", "neither trusted-relays nor a table nor radius.servers nor enrolment.issuers nor enrolment.authorities: no client could be authenticated")
 	}
-	if c.Enrolment.Issuers != "" && c.Enrolment.Enterprise == 0 {
-		v.fail("enrolment.enterprise", "want the enterprise number (IANA's) under which clients send tokens")
+	if c.Enrolment.Issuers+c.Enrolment.Authorities != "" && c.Enrolment.Enterprise == 0 {
+		v.fail("enrolment.enterprise", "want the enterprise number (IANA's) under which clients send tokens or proofs")
+	}
+	if c.Enrolment.Authorities != "" {
+		v.between("enrolment.proof-lifetime", c.Enrolment.ProofLifetime, Duration(time.Minute), 366*day)
 	}
 	c.checkRADIUS(v)
 	if c.Resolve.Listen != "" {

@@ -284,6 +284,7 @@ func (c *networkd) Start() error {
 	} else {
 		files["10-up.network"] += "UseDelegatedPrefix=no\n"
 	}
+	files["10-up.network"] += c.config
 	etc := filepath.Join(c.dir, "etc")
 	if err := os.MkdirAll(etc, 0o755); err != nil {
 		return err
