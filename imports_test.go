@@ -26,6 +26,7 @@ var helpers = map[string][]string{
 	"internal/cli":          {"internal/harden"},
 	"internal/config":       {"eidauth", "idcodec", "internal/tomlfile", "lease"},
 	"internal/demo":         {"internal/netlab"},
+	"internal/dnsupdate":    {"internal/secretfile"},
 	"internal/fabnet":       nil,
 	"internal/fabricup":     {"idcodec", "internal/cli", "internal/fabnet", "internal/identityfile", "internal/ledgerfile", "lease", "ledgeranchor", "trace"},
 	"internal/control":      nil,

@@ -51,6 +51,9 @@ type Link struct {
 	// Options go before those of all links.
 	Options []Option
 
+	// Names allows clients to be named in DNS.
+	Names bool
+
 	// RelayLinks are link-addresses of relays that stand for the link besides
 	// those within its prefixes.
 	RelayLinks []netip.Addr
@@ -128,6 +131,7 @@ type Handler struct {
 	log     *slog.Logger
 
 	reconfigure *Reconfigurer // nil if clients are not given keys
+	names       Names         // nil if clients are not named in DNS
 
 	queries  leaseQuery
 	queriers []netip.Addr

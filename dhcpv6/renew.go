@@ -24,6 +24,7 @@ func (h *Handler) renew(x *exchange) Drop {
 	h.begin(x, dhcp6.MessageTypeReply)
 	if ok {
 		h.reconfigurable(x, dhcp6.MessageTypeReply)
+		h.fqdn(x, true)
 	}
 	for i := range x.msg.ias {
 		a := &x.msg.ias[i]

@@ -21,6 +21,7 @@ func (h *Handler) request(x *exchange) Drop {
 	h.begin(x, dhcp6.MessageTypeReply)
 	if ok {
 		h.reconfigurable(x, dhcp6.MessageTypeReply)
+		h.fqdn(x, true)
 	}
 	give := func(now time.Time, r *lease.Request) ([]lease.Grant, error) { return h.leases.Assign(now, r) }
 	if drop := h.give(x, ok, give); drop != 0 {

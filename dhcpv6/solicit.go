@@ -29,6 +29,7 @@ func (h *Handler) solicit(x *exchange) Drop {
 			typ = dhcp6.MessageTypeReply
 		}
 		h.reconfigurable(x, typ)
+		h.fqdn(x, typ == dhcp6.MessageTypeReply)
 	}
 	if drop := h.give(x, ok, give); drop != 0 {
 		return drop

@@ -85,6 +85,7 @@ type message struct {
 	serverID    []byte // nil if absent
 	oro         []byte // the codes of the Option Request option
 	options     []byte // all options
+	fqdn        []byte // data of the Client FQDN option, nil if absent
 	rapid       bool   // Rapid Commit
 	reconfigure bool   // Reconfigure Accept
 	ias         []ia
@@ -128,6 +129,8 @@ func (m *message) parse(b []byte) error {
 				err = errMalformed
 			}
 			m.rapid = true
+		case dhcp6.OptionFQDN:
+			m.fqdn = data
 		case dhcp6.OptionReconfAccept:
 			if len(data) != 0 {
 				err = errMalformed

@@ -310,6 +310,14 @@ filters = "filters.pem"          # certificates of those who may ask
 # resolve = "https://resolve.isp.example:8547"  # told to relays
 # rate-limit = 100             # the same answers to a network, a second; 0 for no limit
 
+[dns-update]
+# Where clients are named that say so (RFC 4704), on links with names = true: by signed
+# updates (RFC 2136), AAAA and DHCID. A name tells who somebody is: think twice.
+# server = "[2001:db8:ff::53]:53"
+# zone = "clients.isp.example"
+# key = "tsig.key"             # as tsig-keygen writes it
+# ttl = "5m"
+
 [metrics]
 # listen = "[::1]:9547"        # Prometheus
 

@@ -24,6 +24,7 @@ import (
 	"brightgid/gidzone"
 	"brightgid/idcodec"
 	"brightgid/internal/config"
+	"brightgid/internal/dnsupdate"
 	"brightgid/internal/identityfile"
 	"brightgid/internal/secretfile"
 	"brightgid/trace"
@@ -50,6 +51,8 @@ type setup struct {
 
 	zones    *gidzone.Zones // nil without the reverse zone
 	bindings *gidzone.Bindings
+
+	tsig dnsupdate.Key // by which names are told to DNS
 
 	leasequery *trace.Identity // nil without leasequery
 	filters    []*x509.Certificate
@@ -94,6 +97,9 @@ func load(file string) (*setup, error) {
 	}
 	if cfg.Zone.Listen != "" {
 		check("zone", s.loadZone())
+	}
+	if cfg.DNSUpdate.Server != "" {
+		check("dns-update", s.loadDNSUpdate())
 	}
 	return s, errors.Join(errs...)
 }
@@ -397,7 +403,7 @@ func (s *setup) handlerConfig() dhcpv6.Config {
 		c.DNS = append(c.DNS, a.Addr)
 	}
 	for _, l := range s.Links {
-		link := dhcpv6.Link{Name: l.Name, Interface: l.Interface, Options: options(l.Options), Prefixes: l.All(), Named: make(map[string][]idcodec.Prefix)}
+		link := dhcpv6.Link{Names: l.Names, Name: l.Name, Interface: l.Interface, Options: options(l.Options), Prefixes: l.All(), Named: make(map[string][]idcodec.Prefix)}
 		for name, all := range l.Named {
 			for _, p := range all {
 				link.Named[name] = append(link.Named[name], p.Prefix)

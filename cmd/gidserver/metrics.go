@@ -12,6 +12,7 @@ import (
 	"brightgid/dhcpv6"
 	"brightgid/eidauth/radius"
 	"brightgid/gidzone"
+	"brightgid/internal/dnsupdate"
 	"brightgid/lease/pebblestore"
 )
 
@@ -24,6 +25,7 @@ type collector struct {
 
 	radius     *radius.Stats
 	accounting *radius.AccountingStats
+	updates    *dnsupdate.Stats
 }
 
 var (
@@ -39,6 +41,7 @@ var (
 	descAnswers     = prometheus.NewDesc("gidserver_zone_answers_total", "Answers of the reverse zone, by what they say; limited are those of these that were cut or not sent.", []string{"result"}, nil)
 	descRADIUS      = prometheus.NewDesc("gidserver_radius_total", "Clients about whom RADIUS servers were asked, by what came of it; unsigned are those of failed whose answer had no right Message-Authenticator.", []string{"result"}, nil)
 	descAccounting  = prometheus.NewDesc("gidserver_radius_accounting_total", "Accounting messages: sent; failed attempts at all servers; lost, since too many waited.", []string{"result"}, nil)
+	descUpdates     = prometheus.NewDesc("gidserver_dns_updates_total", "Updates of clients' names in DNS: added, removed; conflicts, the name being another's; refused by the server; failed.", []string{"result"}, nil)
 	descFull        = prometheus.NewDesc("gidserver_disk_full", "1 while leases wait for disk space.", nil, nil)
 )
 
@@ -73,6 +76,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(descAccounting, c.accounting.Sent.Load(), "sent")
 	counter(descAccounting, c.accounting.Failed.Load(), "failed")
 	counter(descAccounting, c.accounting.Lost.Load(), "lost")
+	counter(descUpdates, c.updates.Added.Load(), "added")
+	counter(descUpdates, c.updates.Removed.Load(), "removed")
+	counter(descUpdates, c.updates.Conflicts.Load(), "conflict")
+	counter(descUpdates, c.updates.Refused.Load(), "refused")
+	counter(descUpdates, c.updates.Failed.Load(), "failed")
 	ch <- prometheus.MustNewConstMetric(descSubscribers, prometheus.GaugeValue, float64(c.store.Subscribers()))
 	full := 0.0
 	if c.store.Full() {
@@ -81,9 +89,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(descFull, prometheus.GaugeValue, full)
 }
 
-func metricsHandler(stats *dhcpv6.Stats, store *pebblestore.Store, zone *gidzone.Stats, asked *radius.Stats, told *radius.AccountingStats) http.Handler {
+func metricsHandler(stats *dhcpv6.Stats, store *pebblestore.Store, zone *gidzone.Stats, asked *radius.Stats, told *radius.AccountingStats, updates *dnsupdate.Stats) http.Handler {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collector{stats, store, zone, asked, told}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(collector{stats, store, zone, asked, told, updates}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{}))
 	return mux

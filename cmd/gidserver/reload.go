@@ -28,6 +28,7 @@ import (
 	"brightgid/eidauth/radius"
 	"brightgid/internal/cli"
 	"brightgid/internal/control"
+	"brightgid/internal/dnsupdate"
 	"brightgid/lease"
 	"brightgid/lease/pebblestore"
 )
@@ -46,6 +47,8 @@ type running struct {
 	server     *dhcpv6.Server
 
 	reconfigurer *dhcpv6.Reconfigurer
+	names        *names // nil without DNS updates
+	updates      *dnsupdate.Stats
 	ctx          context.Context // of the server; ends what goes on behind an answer
 	behind       sync.WaitGroup  // what does
 
@@ -83,6 +86,9 @@ func (r *running) handler(s *setup) (*dhcpv6.Handler, error) {
 		return nil, err
 	}
 	h.AnswerLeaseQueries(r.store, queriers)
+	if r.names != nil {
+		h.NameClients(r.names)
+	}
 	if s.DHCPv6.Reconfigure {
 		h.OfferReconfigure(r.reconfigurer)
 	}
@@ -100,7 +106,7 @@ func fixed(old, new *setup) (keys []string) {
 		{"lease.retention", old.Lease.Retention, new.Lease.Retention}, {"lease.max-age", old.Lease.MaxAge, new.Lease.MaxAge}, {"link.delegate.max-age (the longest)", old.LongestAge(), new.LongestAge()},
 		{"resolve", old.Resolve, new.Resolve}, {"ledger", old.Ledger, new.Ledger},
 		{"leasequery.listen", old.LeaseQuery.Listen, new.LeaseQuery.Listen}, {"leasequery.identity", old.LeaseQuery.Identity, new.LeaseQuery.Identity},
-		{"leasequery.filters", old.LeaseQuery.Filters, new.LeaseQuery.Filters}, {"zone", old.Zone, new.Zone}, {"metrics", old.Metrics, new.Metrics}, {"radius.accounting", old.RADIUS.Accounting, new.RADIUS.Accounting}, {"log.format", old.Log.Format, new.Log.Format},
+		{"leasequery.filters", old.LeaseQuery.Filters, new.LeaseQuery.Filters}, {"zone", old.Zone, new.Zone}, {"dns-update", old.DNSUpdate, new.DNSUpdate}, {"metrics", old.Metrics, new.Metrics}, {"radius.accounting", old.RADIUS.Accounting, new.RADIUS.Accounting}, {"log.format", old.Log.Format, new.Log.Format},
 	} {
 		if !reflect.DeepEqual(x.old, x.new) {
 			keys = append(keys, x.key)

@@ -20,6 +20,7 @@ import (
 	"brightgid/dhcpv6"
 	"brightgid/eidauth/radius"
 	"brightgid/gidzone"
+	"brightgid/internal/dnsupdate"
 	"brightgid/internal/logging"
 	"brightgid/lease"
 	"brightgid/lease/pebblestore"
@@ -90,6 +91,12 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	run := &running{setup: s, log: log, level: level, store: store, began: time.Now(), stats: new(dhcpv6.Stats), radius: new(radius.Stats), accounting: new(radius.AccountingStats)}
 	run.alloc = lease.NewAllocator(store, s.keyring, s.Lease.Policy())
 	run.registrar = lease.NewRegistrar(store, s.registryKey, s.escrow, s.Realm, rand.Reader)
+	run.updates = new(dnsupdate.Stats)
+	if s.DNSUpdate.Server != "" {
+		if run.names, err = s.openNames(log, run.updates); err != nil {
+			return err
+		}
+	}
 	run.reconfigurer = dhcpv6.NewReconfigurer(s.reconfigureSecret(), s.DHCPv6.DUID)
 	alloc := run.alloc
 	handler, err := run.handler(s)
@@ -156,7 +163,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 		if err != nil {
 			return fmt.Errorf("metrics.listen: %w", err)
 		}
-		h := &http.Server{Handler: metricsHandler(run.stats, store, answers, run.radius, run.accounting)}
+		h := &http.Server{Handler: metricsHandler(run.stats, store, answers, run.radius, run.accounting, run.updates)}
 		start("metrics", func(ctx context.Context) error { return control.Serve(ctx, h, l, log) })
 	}
 	socket, err := control.Listen(s.controlPath())
@@ -169,6 +176,10 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	start("upkeep", func(ctx context.Context) error { return maintain(ctx, keys, store, alloc, server, log) })
 	start("DHCPv6", server.Serve)
 	start("reload", run.reloadOnHangup)
+	if run.names != nil {
+		start("DNS updates", run.names.Run)
+		start("DNS updates", func(ctx context.Context) error { return run.names.follow(ctx, feed) })
+	}
 	if s.accounting != nil {
 		s.accounting.Log = log
 		accountant, err := radius.NewAccountant(*s.accounting, run.accounting)

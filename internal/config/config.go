@@ -41,6 +41,7 @@ type Config struct {
 	Ledger     Ledger     `toml:"ledger"`
 	LeaseQuery LeaseQuery `toml:"leasequery"`
 	Zone       Zone       `toml:"zone"`
+	DNSUpdate  DNSUpdate  `toml:"dns-update"`
 	Metrics    Metrics    `toml:"metrics"`
 	Log        Log        `toml:"log"`
 }
@@ -84,6 +85,7 @@ type Link struct {
 	RelayLinks []Addr   `toml:"relay-links"`
 	Options    Options  `toml:"options"` // before those of all links
 	Pools      []Pool   `toml:"delegate"`
+	Names      bool     `toml:"names"` // clients may be named in DNS
 
 	// Named are prefixes for those only to whom they are given by the name of the pool.
 	Named map[string][]Prefix `toml:"pools"`
@@ -213,6 +215,14 @@ type Zone struct {
 	RateLimit int            `toml:"rate-limit"`
 }
 
+// DNSUpdate is where clients are named that may be (RFC 4704, RFC 2136).
+type DNSUpdate struct {
+	Server string   `toml:"server"`
+	Zone   string   `toml:"zone"`
+	Key    string   `toml:"key"` // a file, as tsig-keygen writes it
+	TTL    Duration `toml:"ttl"`
+}
+
 // Metrics is the Prometheus endpoint.
 type Metrics struct {
 	Listen string `toml:"listen"`
@@ -301,8 +311,8 @@ func defaults() Config {
 			Names: []string{"subscriber-id", "remote-id", "interface-id", "link-layer"}, EID: []string{"chargeable-user-identity", "user-name"},
 			Timeout: Duration(2 * time.Second), Tries: 2, Remember: Duration(time.Hour), RememberReject: Duration(time.Minute),
 		},
-		Zone: Zone{RateLimit: 100},
-		Log:  Log{Level: "info", Format: "text"},
+		Zone: Zone{RateLimit: 100}, DNSUpdate: DNSUpdate{TTL: Duration(5 * time.Minute)},
+		Log: Log{Level: "info", Format: "text"},
 	}
 }
 
@@ -323,7 +333,7 @@ func Parse(file string, text []byte) (*Config, error) {
 	}
 	dir := filepath.Dir(file)
 	for _, p := range []*string{&c.State, &c.Keys.Keyring, &c.Keys.Registry, &c.Keys.Escrow, &c.Auth.Table,
-		&c.Resolve.Identity, &c.Resolve.Authorities, &c.Resolve.Holders, &c.Ledger.Directory, &c.Ledger.Fabric, &c.LeaseQuery.Identity, &c.LeaseQuery.Filters, &c.Zone.Key,
+		&c.Resolve.Identity, &c.Resolve.Authorities, &c.Resolve.Holders, &c.Ledger.Directory, &c.Ledger.Fabric, &c.LeaseQuery.Identity, &c.LeaseQuery.Filters, &c.Zone.Key, &c.DNSUpdate.Key,
 		&c.Enrolment.Issuers, &c.Enrolment.Authorities, &c.Enrolment.Revoked, &c.RADIUS.Secret, &c.RADIUS.CA, &c.RADIUS.Identity, &c.RADIUS.Password} {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
@@ -459,6 +469,13 @@ func (c *Config) check(v *checker) {
 			v.fail("zone.rate-limit", "%d: want 0 (none) to 1000000 answers a second", c.Zone.RateLimit)
 		}
 	}
+	if d := &c.DNSUpdate; d.Server != "" {
+		v.listen("dns-update.server", d.Server)
+		if d.Zone == "" || d.Key == "" {
+			v.fail("dns-update", "want zone and key, for dns-update.server is set")
+		}
+		v.between("dns-update.ttl", d.TTL, Duration(30*time.Second), day)
+	}
 	if c.Metrics.Listen != "" {
 		v.listen("metrics.listen", c.Metrics.Listen)
 	}
@@ -516,6 +533,9 @@ func (c *Config) checkLinks(v *checker) {
 		}
 		if _, err := l.Options.Encode(); err != nil {
 			v.fail(key("options"), "%w", err)
+		}
+		if l.Names && c.DNSUpdate.Server == "" {
+			v.fail(key("names"), "there is no dns-update.server to tell names to")
 		}
 		for _, p := range l.All() {
 			if other, ok := prefixes[p]; ok {
