@@ -77,7 +77,7 @@ func (l *Link) unnamed() (s served) {
 		for _, all := range l.Named {
 			named = named || slices.Contains(all, p)
 		}
-		if !named {
+		if !named && !slices.Contains(l.Draining, p) {
 			s.prefixes = append(s.prefixes, p)
 		}
 	}
@@ -87,6 +87,15 @@ func (l *Link) unnamed() (s served) {
 		}
 	}
 	return s
+}
+
+// named returns the prefixes of a pool of addresses that do not drain.
+func (l *Link) named(pool string) []idcodec.Prefix {
+	all := l.Named[pool]
+	if len(l.Draining) == 0 {
+		return all
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(p idcodec.Prefix) bool { return slices.Contains(l.Draining, p) })
 }
 
 // given is what authentication says of how to serve a client.
@@ -99,7 +108,7 @@ type given struct {
 // the client without what it was to have from it.
 func (h *Handler) serveAs(x *exchange, id *eidauth.Identity) {
 	s := h.open[x.link]
-	x.req.Prefixes, x.req.Pools = s.prefixes, s.pools
+	x.req.Prefixes, x.req.Pools, x.req.Draining = s.prefixes, s.pools, x.link.Draining
 	if len(h.cfg.Reserved) > 0 {
 		if id.Sealed != nil {
 			x.given.reserved = h.cfg.Reserved[id.Sealed.Key]
@@ -113,7 +122,7 @@ func (h *Handler) serveAs(x *exchange, id *eidauth.Identity) {
 		return
 	}
 	if p.AddressPool != "" {
-		if x.req.Prefixes = x.link.Named[p.AddressPool]; x.req.Prefixes == nil {
+		if x.req.Prefixes = x.link.named(p.AddressPool); x.req.Prefixes == nil {
 			h.log.Warn("a client is given a pool of addresses that its link does not have", "pool", p.AddressPool, "link", x.link.Name)
 		}
 	}

@@ -136,3 +136,27 @@ func TestAuthenticationNamesPools(t *testing.T) {
 		}
 	}
 }
+
+func TestALinkDrains(t *testing.T) {
+	l := newLab(t, nil)
+	old := l.lease(1, 1)
+	cfg := l.h.cfg
+	cfg.Links = slices.Clone(cfg.Links)
+	cfg.Links[0].Draining = []idcodec.Prefix{prefixOf(prefixA)}
+	h, err := NewHandler(cfg, l.h.auth, l.h.reg, l.alloc, l.stats, l.h.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.h = h
+	got := addresses(t, l.ask(msg(dhcp6.MessageTypeRenew, 1, toServer(), iana1(1, addrsOf(old)...))))
+	if len(got) != 2 || got[0].addr != old[1].addr || got[1].addr != old[0].addr || got[1].preferred != 0 || got[1].valid == 0 {
+		t.Errorf("renewed: %v, had %v", got, old)
+	}
+	if got := l.lease(2, 1); len(got) != 1 || !prefixB.Contains(got[0].addr) {
+		t.Errorf("a new client has %v", got)
+	}
+	// A Confirm tells of the link, which has the prefix yet.
+	if m := l.ask(msg(dhcp6.MessageTypeConfirm, 1, iana1(1, old[0].addr))); m.Options.Status().StatusCode != iana.StatusSuccess {
+		t.Errorf("confirmed: %s", m.Summary())
+	}
+}

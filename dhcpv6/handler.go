@@ -44,6 +44,10 @@ type Link struct {
 	// the name of their pool; the others are for all the others.
 	Named map[string][]idcodec.Prefix
 
+	// Draining are those of Prefixes from which nothing is leased any more; addresses in
+	// them run out beside new ones.
+	Draining []idcodec.Prefix
+
 	// Pools are what prefixes are delegated from, one of one of them for every
 	// identity association of prefix delegation.
 	Pools []lease.Pool

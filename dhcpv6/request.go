@@ -40,7 +40,7 @@ func (h *Handler) give(x *exchange, authenticated bool, grant func(time.Time, *l
 		case !authenticated:
 			x.reply.iaStatus(a, a.none(), x.text)
 			continue
-		case a.pd && len(x.req.Pools) == 0 && !x.req.Fixed.IsValid():
+		case a.pd && !slices.ContainsFunc(x.req.Pools, func(p lease.Pool) bool { return !p.Drain }) && !x.req.Fixed.IsValid():
 			x.reply.iaStatus(a, a.none(), textNoPrefix)
 			continue
 		case !a.pd && len(x.req.Prefixes) == 0:

@@ -71,6 +71,7 @@ type Pool struct {
 	idcodec.Pool
 	Policy Policy
 	Name   string // of a pool for those only to whom it is given by name; empty for all
+	Drain  bool   // nothing is delegated from it any more, and what is runs out
 }
 
 // Grant is an address or a prefix for a client, with the lifetimes that it is told.
@@ -104,6 +105,7 @@ type place struct {
 	within netip.Prefix
 	bits   uint8 // length of what is delegated; 0 for addresses
 	policy *Policy
+	drain  bool // leases run out in it
 }
 
 // fixed reports whether the place is one prefix.
@@ -147,6 +149,7 @@ type Request struct {
 	Client     Client
 	Anchor     Anchor
 	Prefixes   []idcodec.Prefix // of the client's link
+	Draining   []idcodec.Prefix // of the link, in which addresses run out
 	Pools      []Pool           // of the client's link, for an IA_PD
 	Length     uint8            // of the prefix that an IA_PD would like; 0 for any
 	Fixed      netip.Prefix     // that an IA_PD gets and no other, if valid; it does not age
@@ -160,15 +163,18 @@ func (a *Allocator) gather(r *Request) {
 		for _, p := range r.Prefixes {
 			a.places = append(a.places, place{within: p.Netip(), policy: &a.policy})
 		}
+		for _, p := range r.Draining {
+			a.places = append(a.places, place{within: p.Netip(), policy: &a.policy, drain: true})
+		}
 		return
 	}
 	if r.Fixed.IsValid() {
-		a.places = append(a.places, place{r.Fixed, uint8(r.Fixed.Bits()), &a.policy})
+		a.places = append(a.places, place{within: r.Fixed, bits: uint8(r.Fixed.Bits()), policy: &a.policy})
 		return
 	}
 	for i := range r.Pools {
 		p := &r.Pools[i]
-		a.places = append(a.places, place{p.Prefix, p.Bits, &p.Policy})
+		a.places = append(a.places, place{p.Prefix, p.Bits, &p.Policy, p.Drain})
 	}
 }
 
@@ -201,6 +207,7 @@ func (a *Allocator) choose(r *Request, known []Lease) {
 		}
 		return int(r.Length - p.bits)
 	}
+	a.places = slices.DeleteFunc(a.places, func(p place) bool { return p.drain })
 	for i := range a.places {
 		if best < 0 || rank(&a.places[i]) < rank(&a.places[best]) {
 			best = i
@@ -275,14 +282,17 @@ func (a *Allocator) assign(now time.Time, r *Request, commit, ageing bool) ([]Gr
 	a.update.Reset()
 	a.gather(r)
 	if r.Client.PD {
-		if len(a.places) == 0 {
+		a.choose(r, known)
+		if len(a.places) == 0 && !ageing {
 			return nil, ErrNoSlot
 		}
-		a.choose(r, known)
 	}
 	fresh := 0
 	for i := range a.places {
 		p := &a.places[i]
+		if p.drain {
+			continue
+		}
 		current := -1
 		for i := range known {
 			l := &known[i]

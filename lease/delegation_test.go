@@ -346,3 +346,50 @@ func TestAFixedPrefixDoesNotAge(t *testing.T) {
 		}
 	}
 }
+
+// In what drains nothing is leased or extended; a renewal brings what is new beside what runs
+// out.
+func TestWhatDrainsRunsOut(t *testing.T) {
+	b := newBench(t, policy)
+	r := request(1, 1, 1, prefixA)
+	old := b.one(noon, r)
+	until := noon.Add(policy.Valid)
+	r = request(1, 1, 1, prefixB)
+	r.Draining = []idcodec.Prefix{prefixA}
+	at := noon.Add(30 * time.Minute)
+	g := b.renew(at, r)
+	if len(g) != 2 || idcodec.PrefixOf(g[0].Addr) != prefixB || g[1].Addr != old || g[1].Preferred != 0 || g[1].Valid != until.Sub(at) {
+		t.Fatalf("renewed: %v", g)
+	}
+	at = at.Add(30 * time.Minute)
+	if g = b.renew(at, r); len(g) != 2 || g[1].Addr != old || g[1].Valid != until.Sub(at) {
+		t.Errorf("renewed again: %v", g)
+	}
+	if g = b.renew(until.Add(time.Second), r); len(g) != 1 {
+		t.Errorf("after its end: %v", g)
+	}
+	// Where all drains, what a client has runs out, and others get nothing.
+	all := request(2, 2, 1, prefixA)
+	b.one(noon, all)
+	all.Prefixes, all.Draining = nil, []idcodec.Prefix{prefixA}
+	if g = b.renew(noon.Add(time.Minute), all); len(g) != 1 || g[0].Preferred != 0 {
+		t.Errorf("where all drains: %v", g)
+	}
+
+	pool, next := poolOf("2001:db8:4000::/40", 56), poolOf("2001:db8:8000::/40", 56)
+	pd := delegation(1, 1, 1, pool)
+	had := b.onePrefix(noon, pd)
+	pool.Drain = true
+	pd.Pools = []lease.Pool{pool, next}
+	if g = b.renew(noon.Add(time.Minute), pd); len(g) != 2 || !next.Has(prefixOf(g[0])) || prefixOf(g[1]) != had || g[1].Preferred != 0 {
+		t.Errorf("a pool that drains: %v", g)
+	}
+	other := delegation(2, 2, 1, pool)
+	if _, err := b.Assign(noon, other); !errors.Is(err, lease.ErrNoSlot) {
+		t.Errorf("of a pool that drains: %v", err)
+	}
+	pd.Pools = []lease.Pool{pool}
+	if g = b.renew(noon.Add(2*time.Minute), pd); len(g) != 1 || prefixOf(g[0]) != had || g[0].Preferred != 0 {
+		t.Errorf("where all pools drain: %v", g)
+	}
+}

@@ -409,6 +409,9 @@ func (s *setup) handlerConfig() dhcpv6.Config {
 				link.Named[name] = append(link.Named[name], p.Prefix)
 			}
 		}
+		for _, p := range l.Draining {
+			link.Draining = append(link.Draining, p.Prefix)
+		}
 		for i := range l.Pools {
 			link.Pools = append(link.Pools, l.Pools[i].Lease(s.Lease))
 		}

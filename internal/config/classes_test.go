@@ -46,6 +46,7 @@ name = "business"
 		"a wrong value":             {`contains = "phone"`, `contains = "hex:0g"`, `class[0]: not hex`},
 		"a vendor without a number": {`enterprise = 32473`, `enterprise = 0`, `class[0].options: vendor-options: enterprise`},
 		"a vendor's strange option": {`2 = "hex:0102"`, `x = "hex:0102"`, `vendor-options: options.x`},
+		"a strange drain":           {`length = 56`, "length = 56\ndrain = 1", `drain`},
 		"a named prefix twice":      {`gold = ["2001:db8:5::/64"]`, `gold = ["2001:db8:1::/64"]`, `link[1].prefixes: 2001:db8:1::/64 is on link "a"`},
 	} {
 		changed := strings.Replace(text, x.old, x.new, 1)

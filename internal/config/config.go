@@ -86,6 +86,7 @@ type Link struct {
 	Options    Options  `toml:"options"` // before those of all links
 	Pools      []Pool   `toml:"delegate"`
 	Names      bool     `toml:"names"` // clients may be named in DNS
+	Draining   []Prefix `toml:"drain"` // prefixes in which addresses run out
 
 	// Named are prefixes for those only to whom they are given by the name of the pool.
 	Named map[string][]Prefix `toml:"pools"`
@@ -115,6 +116,7 @@ type Pool struct {
 	Valid         Duration     `toml:"valid"`
 	MaxAge        Duration     `toml:"max-age"`
 	PerSubscriber int          `toml:"per-subscriber"`
+	Drain         bool         `toml:"drain"` // what is delegated runs out
 }
 
 // delegatedPerSubscriber is how many prefixes a subscriber may hold unless told otherwise:
@@ -534,6 +536,11 @@ func (c *Config) checkLinks(v *checker) {
 		if _, err := l.Options.Encode(); err != nil {
 			v.fail(key("options"), "%w", err)
 		}
+		for _, p := range l.Draining {
+			if !slices.Contains(l.All(), p.Prefix) {
+				v.fail(key("drain"), "%s is none of the link's prefixes", p.Prefix)
+			}
+		}
 		if l.Names && c.DNSUpdate.Server == "" {
 			v.fail(key("names"), "there is no dns-update.server to tell names to")
 		}
@@ -586,7 +593,7 @@ func (c *Config) checkPools(v *checker) {
 
 // Lease returns the pool as leases are made from it.
 func (p *Pool) Lease(l Lease) lease.Pool {
-	out := lease.Pool{Pool: idcodec.Pool{Prefix: p.Prefix, Bits: p.Length}, Policy: l.Policy(), Name: p.Name}
+	out := lease.Pool{Pool: idcodec.Pool{Prefix: p.Prefix, Bits: p.Length}, Policy: l.Policy(), Name: p.Name, Drain: p.Drain}
 	out.Policy.PerSubscriber = delegatedPerSubscriber
 	for _, x := range []struct {
 		to   *time.Duration
