@@ -101,5 +101,7 @@ func (f *Feed) Publish(changes []lease.Lease) {
 func keep(l lease.Lease) lease.Lease {
 	l.Client.DUID = bytes.Clone(l.Client.DUID)
 	l.Anchor.LinkLayer = bytes.Clone(l.Anchor.LinkLayer)
+	l.Anchor.RelayID = bytes.Clone(l.Anchor.RelayID)
+	l.Anchor.RemoteID = bytes.Clone(l.Anchor.RemoteID)
 	return l
 }

@@ -81,6 +81,10 @@ type Config struct {
 	Options     []Option     // others, of all links
 	Classes     []Class      // the first of a client's goes before the second
 
+	// QuerySecret, if not empty, has the server keep of relays what leasequery asks by: a
+	// Remote-ID as its hash under this secret.
+	QuerySecret []byte
+
 	// Reserved is the class of subscribers, by their lookup keys.
 	Reserved map[idcodec.LookupKey]string
 
@@ -209,7 +213,7 @@ func checkPools(links []Link) error {
 // AnswerLeaseQueries has the handler answer LEASEQUERY messages by UDP (RFC 5007)
 // of those who may ask, by the addresses that they send from.
 func (h *Handler) AnswerLeaseQueries(leases LeaseSource, queriers []netip.Addr) {
-	h.queries = leaseQuery{serverID: h.cfg.ServerID, links: h.cfg.Links, leases: leases}
+	h.queries = leaseQuery{serverID: h.cfg.ServerID, links: h.cfg.Links, leases: leases, secret: h.cfg.QuerySecret}
 	h.queriers = queriers
 }
 
@@ -490,6 +494,16 @@ func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 	}
 	if len(x.hops) > 0 {
 		anchor.Relay = x.hops[0].relay.Addr.WithZone("")
+	}
+	if len(h.cfg.QuerySecret) > 0 {
+		for i := len(x.hops) - 1; i >= 0; i-- { // the nearest to the client that tells
+			if anchor.RelayID == nil && len(x.hops[i].id) <= lease.MaxDUIDLen {
+				anchor.RelayID = x.hops[i].id
+			}
+			if anchor.RemoteID == nil && x.hops[i].relay.RemoteID != nil {
+				anchor.RemoteID = remoteIDHash(h.cfg.QuerySecret, x.hops[i].relay.RemoteID)
+			}
+		}
 	}
 	x.req = lease.Request{Subscriber: n, Anchor: anchor}
 	h.serveAs(x, &id)

@@ -1,6 +1,8 @@
 package dhcpv6
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"net/netip"
@@ -56,6 +58,8 @@ type query struct {
 	link     netip.Addr // "::" for all links
 	addr     netip.Addr // of a query by address
 	duid     []byte     // of a query by client identifier
+	relayID  []byte     // of a query by relay identifier
+	remoteID []byte     // of a query by remote id: enterprise number(4) ‖ id
 	since    bool       // OPTION_LQ_START_TIME is there
 }
 
@@ -112,6 +116,15 @@ func (q *query) parseLQQuery(data []byte) error {
 			if err := duid(&q.duid, data); err != nil {
 				return err
 			}
+		case dhcp6.OptionRelayID:
+			if err := duid(&q.relayID, data); err != nil {
+				return err
+			}
+		case dhcp6.OptionRemoteID:
+			if len(data) < 5 || q.remoteID != nil {
+				return errMalformed
+			}
+			q.remoteID = data
 		}
 	}
 	return nil
@@ -122,6 +135,14 @@ type leaseQuery struct {
 	serverID []byte
 	links    []Link
 	leases   LeaseSource
+	secret   []byte // under which Remote-IDs are hashed; empty if nothing of relays is kept
+}
+
+// remoteIDHash returns what is kept of a Remote-ID.
+func remoteIDHash(secret, id []byte) []byte {
+	m := hmac.New(sha256.New, secret)
+	m.Write(id)
+	return m.Sum(nil)[:lease.RemoteIDLen]
 }
 
 // message begins a message of the answer to q, behind two bytes for its length.
@@ -261,7 +282,14 @@ func (l *leaseQuery) check(q *query) (iana.StatusCode, string) {
 		}
 	case queryByLinkAddress:
 	case queryByRelayID, queryByRemoteID:
-		return statusUnknownQueryType, "this server keeps no options of relays"
+		switch {
+		case len(l.secret) == 0:
+			return statusUnknownQueryType, "this server keeps no options of relays"
+		case q.kind == queryByRelayID && q.relayID == nil:
+			return statusMalformedQuery, "a query by relay identifier without one"
+		case q.kind == queryByRemoteID && q.remoteID == nil:
+			return statusMalformedQuery, "a query by remote id without one"
+		}
 	default:
 		return statusUnknownQueryType, "unknown query type"
 	}
@@ -288,9 +316,15 @@ func (l *leaseQuery) each(q *query, now time.Time, f func(*lease.Lease) error) e
 	if !q.link.IsUnspecified() {
 		link = l.link(q.link)
 	}
+	var remote []byte
+	if q.kind == queryByRemoteID {
+		remote = remoteIDHash(l.secret, q.remoteID)
+	}
 	wanted := func(x *lease.Lease) bool {
 		return x.Live(now) && (link == nil || link.leases(x)) &&
-			(q.kind != queryByClientID || string(x.Client.DUID) == string(q.duid))
+			(q.kind != queryByClientID || string(x.Client.DUID) == string(q.duid)) &&
+			(q.kind != queryByRelayID || string(x.Anchor.RelayID) == string(q.relayID)) &&
+			(q.kind != queryByRemoteID || string(x.Anchor.RemoteID) == string(remote))
 	}
 	if q.kind == queryByAddress {
 		x, err := lease.Covering(l.leases, q.addr, now)

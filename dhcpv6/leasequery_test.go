@@ -118,7 +118,7 @@ func newQueryLab(t *testing.T, leases LeaseSource) *queryLab {
 		t: t, feed: NewFeed(), conns: make(chan net.Conn), ended: make(chan error, 1),
 		clients: &tls.Config{RootCAs: serverPool, ServerName: "localhost", Certificates: []tls.Certificate{clientCert}},
 	}
-	l.server = NewLeaseQueryServer(Config{
+	l.server = NewLeaseQueryServer(Config{QuerySecret: []byte("secret"),
 		ServerID: duidOf(99).ToBytes(),
 		Links: []Link{
 			{Name: "a", Prefixes: []idcodec.Prefix{prefixOf(prefixA)}, Pools: []lease.Pool{testPool("2001:db8:4000::/40", 56)}},
@@ -252,6 +252,48 @@ func rest(t *testing.T, r io.Reader) (addrs []string, end iana.StatusCode) {
 	}
 }
 
+func relayIDOption(n byte) dhcp6.Option {
+	return &dhcp6.OptionGeneric{OptionCode: dhcp6.OptionRelayID, OptionData: duidOf(n).ToBytes()}
+}
+
+func remoteIDOption(id string) dhcp6.Option {
+	return &dhcp6.OptRemoteID{EnterpriseNumber: 9, RemoteID: []byte(id)}
+}
+
+// What relays say of a client's line is kept where leasequery may ask by it: the Remote-ID as
+// a hash only.
+func TestWhatLeaseQueriesAskByIsKept(t *testing.T) {
+	for _, secret := range []string{"", "secret"} {
+		l := newLab(t, func(c *Config) { c.QuerySecret = []byte(secret) })
+		inner, err := dhcp6.EncapsulateRelay(msg(dhcp6.MessageTypeRequest, 1, toServer(), iana1(1)), dhcp6.MessageTypeRelayForward, netip.MustParseAddr("2001:db8:3::1").AsSlice(), linkLocal.AsSlice())
+		if err != nil {
+			t.Fatal(err)
+		}
+		inner.AddOption(remoteIDOption("line 7"))
+		inner.AddOption(relayIDOption(7))
+		reply, _, drop := l.h.Handle(l.now, &Packet{Data: inner.ToBytes(), Src: netip.AddrPortFrom(relayAddr, 547)}, nil)
+		if drop != 0 {
+			t.Fatal(drop)
+		}
+		m, err := dhcp6.RelayMessageFromBytes(reply)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := m.GetInnerMessage()
+		if err != nil {
+			t.Fatal(err)
+		}
+		le, err := l.store.Lease(addresses(t, in)[0].addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept := string(le.Anchor.RelayID) == string(duidOf(7).ToBytes()) && string(le.Anchor.RemoteID) == string(remoteIDHash([]byte(secret), []byte("\x00\x00\x00\x09line 7")))
+		if kept != (secret != "") {
+			t.Errorf("with the secret %q it is filed as %+v", secret, le.Anchor)
+		}
+	}
+}
+
 func TestBulkLeaseQueries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()
@@ -262,6 +304,7 @@ func TestBulkLeaseQueries(t *testing.T) {
 			held("2001:db8:2::c", 3, now.Add(time.Hour)),
 		}
 		leases[3].State = lease.Released
+		leases[2].Anchor.RelayID, leases[2].Anchor.RemoteID = duidOf(7).ToBytes(), remoteIDHash([]byte("secret"), []byte("\x00\x00\x00\x09line 7"))
 		l := newQueryLab(t, leases)
 		defer l.end()
 		conn := l.secure()
@@ -288,8 +331,13 @@ func TestBulkLeaseQueries(t *testing.T) {
 			{"without what is asked", []dhcp6.Option{clientID()}, statusUnknownQueryType, nil},
 			{"an address without one", []dhcp6.Option{clientID(), lq(queryByAddress, "::")}, statusMalformedQuery, nil},
 			{"a client without one", []dhcp6.Option{clientID(), lq(queryByClientID, "::")}, statusMalformedQuery, nil},
-			{"a relay", []dhcp6.Option{clientID(), lq(queryByRelayID, "::")}, statusUnknownQueryType, nil},
-			{"a remote id", []dhcp6.Option{clientID(), lq(queryByRemoteID, "::")}, statusUnknownQueryType, nil},
+			{"a relay", []dhcp6.Option{clientID(), lq(queryByRelayID, "::", relayIDOption(7))}, 0, []string{"2001:db8:2::a"}},
+			{"another relay", []dhcp6.Option{clientID(), lq(queryByRelayID, "::", relayIDOption(8))}, 0, nil},
+			{"a relay without one", []dhcp6.Option{clientID(), lq(queryByRelayID, "::")}, statusMalformedQuery, nil},
+			{"a remote id", []dhcp6.Option{clientID(), lq(queryByRemoteID, "::", remoteIDOption("line 7"))}, 0, []string{"2001:db8:2::a"}},
+			{"a remote id on another link", []dhcp6.Option{clientID(), lq(queryByRemoteID, "2001:db8:1::1", remoteIDOption("line 7"))}, 0, nil},
+			{"another remote id", []dhcp6.Option{clientID(), lq(queryByRemoteID, "::", remoteIDOption("line 8"))}, 0, nil},
+			{"a remote id without one", []dhcp6.Option{clientID(), lq(queryByRemoteID, "::")}, statusMalformedQuery, nil},
 			{"what nobody knows", []dhcp6.Option{clientID(), lq(77, "::")}, statusUnknownQueryType, nil},
 			{"another server", []dhcp6.Option{clientID(), dhcp6.OptServerID(duidOf(98)), lq(queryByLinkAddress, "::")}, statusNotConfigured, nil},
 		} {

@@ -48,7 +48,7 @@ type LeaseQueryServer struct {
 // NewLeaseQueryServer returns a server for the leases of a handler's links.
 func NewLeaseQueryServer(cfg Config, leases LeaseSource, feed *Feed, tlsConfig *tls.Config, now func() time.Time, log *slog.Logger) *LeaseQueryServer {
 	s := &LeaseQueryServer{feed: feed, tls: tlsConfig, now: now, log: log}
-	s.query.Store(&leaseQuery{serverID: cfg.ServerID, links: cfg.Links, leases: leases})
+	s.query.Store(&leaseQuery{serverID: cfg.ServerID, links: cfg.Links, leases: leases, secret: cfg.QuerySecret})
 	return s
 }
 

@@ -19,6 +19,7 @@ type hop struct {
 	options []byte // all of its options
 	relay   eidauth.Relay
 	echo    []byte // Echo Request option (RFC 4994), nil if absent
+	id      []byte // Relay-ID option (RFC 5460 §5.4.1), nil if absent
 	port    []byte // Relay Source Port option (RFC 8357), nil if absent
 }
 
@@ -88,6 +89,8 @@ func (h *hop) parse() (inner []byte, err error) {
 			once(&h.echo, data)
 		case optionRelayPort:
 			h.port = data
+		case dhcp6.OptionRelayID:
+			once(&h.id, data)
 		}
 	}
 	if inner == nil {

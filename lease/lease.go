@@ -68,7 +68,16 @@ func (c Client) Is(d Client) bool {
 type Anchor struct {
 	LinkLayer []byte     // from RFC 6939's option or the DUID; may be empty
 	Relay     netip.Addr // the relay that spoke for the client; zero for none
+
+	// RelayID is the DUID by which a relay names itself (RFC 5460 §5.4.1), and RemoteID
+	// what [RemoteIDLen] bytes a keyed hash makes of the line that it names (RFC 4649),
+	// which may be a name. Both are for who asks by them; empty if they are not kept.
+	RelayID  []byte
+	RemoteID []byte
 }
+
+// RemoteIDLen is the length in bytes of a Remote-ID's hash.
+const RemoteIDLen = 16
 
 // Lease is one interval in which a client held an address or a prefix. Times are
 // whole seconds.

@@ -130,11 +130,11 @@ func (s *setup) loadRegistryKey() error {
 	return nil
 }
 
-// reconfigureSecret is what clients' Reconfigure keys are made from. It is no lookup key of an
-// EID, which has no NUL in it.
-func (s *setup) reconfigureSecret() []byte {
+// secret returns a secret for a purpose, which follows from the registry key. It is no lookup
+// key of an EID, which has no NUL in it.
+func (s *setup) secret(purpose string) []byte {
 	m := hmac.New(sha256.New, s.registryKey[:])
-	m.Write([]byte("\x00gid-reconfigure"))
+	m.Write([]byte("\x00gid-" + purpose))
 	return m.Sum(nil)
 }
 
@@ -385,6 +385,9 @@ func (s *setup) handlerConfig() dhcpv6.Config {
 	}
 	c.Options = options(s.Options)
 	c.Reserved = s.reserved
+	if s.LeaseQuery.Listen != "" || len(s.LeaseQuery.Queriers) > 0 {
+		c.QuerySecret = s.secret("remote-id")
+	}
 	for i := range s.Classes {
 		x := &s.Classes[i]
 		class := dhcpv6.Class{Name: x.Name, Options: options(x.Options)}

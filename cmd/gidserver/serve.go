@@ -97,7 +97,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 			return err
 		}
 	}
-	run.reconfigurer = dhcpv6.NewReconfigurer(s.reconfigureSecret(), s.DHCPv6.DUID)
+	run.reconfigurer = dhcpv6.NewReconfigurer(s.secret("reconfigure"), s.DHCPv6.DUID)
 	alloc := run.alloc
 	handler, err := run.handler(s)
 	if err != nil {

@@ -190,6 +190,27 @@ func Run(t *testing.T, open func(t *testing.T) lease.Store, reopen Reopener) {
 		check(reopen(t, s))
 	})
 
+	t.Run("what is kept of relays reads back and survives", func(t *testing.T) {
+		s := open(t)
+		a, p, q := Lease(1, t0), Lease(2, t0), Lease(3, t0)
+		a.Anchor.RelayID, a.Anchor.RemoteID = []byte{0, 3, 0, 1, 9}, make([]byte, lease.RemoteIDLen)
+		p.Bits, p.Client.PD, p.Anchor.RelayID = 56, true, []byte{0, 3, 0, 1, 8}
+		q.Anchor = lease.Anchor{RemoteID: []byte("0123456789abcdef")}
+		if err := s.Apply(&lease.Update{Put: []lease.Lease{a, p, q}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Barrier().Wait(); err != nil {
+			t.Fatal(err)
+		}
+		s = reopen(t, s)
+		for _, want := range []lease.Lease{a, p, q} {
+			got, err := s.Lease(want.Addr)
+			if diff := cmp.Diff(normal(want), normal(got), compareAddr); err != nil || diff != "" {
+				t.Errorf("Lease(%s): %v\n%s", want.Addr, err, diff)
+			}
+		}
+	})
+
 	t.Run("addresses of a prefix that were leased in a time", func(t *testing.T) {
 		s := open(t)
 		var u lease.Update
@@ -321,8 +342,10 @@ func Run(t *testing.T, open func(t *testing.T) lease.Store, reopen Reopener) {
 
 // normal makes empty and absent strings one.
 func normal(l lease.Lease) lease.Lease {
-	if len(l.Anchor.LinkLayer) == 0 {
-		l.Anchor.LinkLayer = nil
+	for _, s := range []*[]byte{&l.Anchor.LinkLayer, &l.Anchor.RelayID, &l.Anchor.RemoteID} {
+		if len(*s) == 0 {
+			*s = nil
+		}
 	}
 	return l
 }

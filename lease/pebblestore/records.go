@@ -92,16 +92,22 @@ func seconds(n uint64) time.Time { return time.Unix(int64(n), 0).UTC() }
 //	version(1) state(1) slot(2) epoch(4) subscriber(8) born(8) start(8)
 //	updated(8) preferred until(8) valid until(8) IAID(4) DUID link-layer relay
 //
-// Version 2 is a delegated prefix's, with its length in a byte at the end.
+// Version 2 is a delegated prefix's, with its length in a byte at the end. Version 3 is one
+// of which more of the relay is kept, with the length, 0 for an address, and two strings
+// more: relay's DUID and Remote-ID's hash.
 const (
 	leaseVersion  = 1
 	prefixVersion = 2
+	relayVersion  = 3
 	leaseFixedLen = 1 + 1 + 2 + 4 + 8 + 5*8 + 4
 )
 
 func appendLease(b []byte, l *lease.Lease) []byte {
 	version := byte(leaseVersion)
-	if l.Bits != 0 {
+	switch {
+	case len(l.Anchor.RelayID)+len(l.Anchor.RemoteID) > 0:
+		version = relayVersion
+	case l.Bits != 0:
 		version = prefixVersion
 	}
 	b = append(b, version, byte(l.State))
@@ -120,14 +126,18 @@ func appendLease(b []byte, l *lease.Lease) []byte {
 	} else {
 		b = append(b, 0)
 	}
-	if l.Bits != 0 {
+	if version != leaseVersion {
 		b = append(b, l.Bits)
+	}
+	if version == relayVersion {
+		b = append(append(b, byte(len(l.Anchor.RelayID))), l.Anchor.RelayID...)
+		b = append(append(b, byte(len(l.Anchor.RemoteID))), l.Anchor.RemoteID...)
 	}
 	return b
 }
 
 func parseLease(addr netip.Addr, b []byte) (lease.Lease, error) {
-	if len(b) < leaseFixedLen || b[0] != leaseVersion && b[0] != prefixVersion {
+	if len(b) < leaseFixedLen || b[0] < leaseVersion || b[0] > relayVersion {
 		return lease.Lease{}, errCorrupt
 	}
 	u64 := binary.BigEndian.Uint64
@@ -157,10 +167,18 @@ func parseLease(addr netip.Addr, b []byte) (lease.Lease, error) {
 	l.Client.DUID, ok1 = field()
 	l.Anchor.LinkLayer, ok2 = field()
 	relay, ok3 = field()
-	if b[0] == prefixVersion && len(rest) == 1 {
-		l.Bits, l.Client.PD, rest = rest[0], true, nil
+	if b[0] != leaseVersion && len(rest) > 0 {
+		l.Bits, rest = rest[0], rest[1:]
+		l.Client.PD = l.Bits != 0
 	}
-	if !ok1 || !ok2 || !ok3 || len(rest) != 0 || b[0] == prefixVersion && (l.Bits == 0 || l.Bits > 128) || len(relay) != 0 && len(relay) != 16 {
+	if b[0] == relayVersion {
+		var ok bool
+		l.Anchor.RelayID, ok = field()
+		ok1 = ok1 && ok
+		l.Anchor.RemoteID, ok = field()
+		ok1 = ok1 && ok
+	}
+	if !ok1 || !ok2 || !ok3 || len(rest) != 0 || b[0] == prefixVersion && l.Bits == 0 || l.Bits > 128 || len(relay) != 0 && len(relay) != 16 {
 		return lease.Lease{}, errCorrupt
 	}
 	if len(relay) == 16 {
