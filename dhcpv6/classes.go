@@ -108,7 +108,7 @@ type given struct {
 // the client without what it was to have from it.
 func (h *Handler) serveAs(x *exchange, id *eidauth.Identity) {
 	s := h.open[x.link]
-	x.req.Prefixes, x.req.Pools, x.req.Draining = s.prefixes, s.pools, x.link.Draining
+	x.req.Prefixes, x.req.Pools, x.req.Draining, x.req.Policy = s.prefixes, s.pools, x.link.Draining, x.link.Policy
 	if len(h.cfg.Reserved) > 0 {
 		if id.Sealed != nil {
 			x.given.reserved = h.cfg.Reserved[id.Sealed.Key]

@@ -44,6 +44,9 @@ type Link struct {
 	// the name of their pool; the others are for all the others.
 	Named map[string][]idcodec.Prefix
 
+	// Policy, if not nil, is for the link's addresses instead of the allocator's.
+	Policy *lease.Policy
+
 	// Draining are those of Prefixes from which nothing is leased any more; addresses in
 	// them run out beside new ones.
 	Draining []idcodec.Prefix

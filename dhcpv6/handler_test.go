@@ -604,6 +604,26 @@ func TestRequestForAnAddressOffTheLink(t *testing.T) {
 	}
 }
 
+// An IA_TA, which RFC 9915 no longer knows, is passed over as an unknown option is: what else
+// the client asks for it gets.
+func TestTemporaryAddressesAreNotLeased(t *testing.T) {
+	l := newLab(t, nil)
+	ta := &dhcp6.OptIATA{IaId: [4]byte{0, 0, 0, 1}}
+	for _, typ := range []dhcp6.MessageType{dhcp6.MessageTypeSolicit, dhcp6.MessageTypeRequest} {
+		m := msg(typ, 1, iana1(1), ta)
+		if typ == dhcp6.MessageTypeRequest {
+			m.AddOption(toServer())
+		}
+		rep := l.ask(m)
+		if len(addresses(t, rep)) != 2 || len(rep.Options.IATA()) != 0 {
+			t.Errorf("%s: %s", typ, rep.Summary())
+		}
+	}
+	if held, err := l.store.BySubscriber(nil, 0); err != nil || len(held) != 2 {
+		t.Errorf("the subscriber holds %v, %v", held, err)
+	}
+}
+
 func TestPrefixDelegationIsRefusedPolitely(t *testing.T) {
 	l := newLab(t, nil)
 	pd := &dhcp6.OptIAPD{IaId: [4]byte{0, 0, 0, 5}}

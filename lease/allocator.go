@@ -148,6 +148,7 @@ type Request struct {
 	Subscriber uint64
 	Client     Client
 	Anchor     Anchor
+	Policy     *Policy          // for addresses on the client's link; nil for the allocator's
 	Prefixes   []idcodec.Prefix // of the client's link
 	Draining   []idcodec.Prefix // of the link, in which addresses run out
 	Pools      []Pool           // of the client's link, for an IA_PD
@@ -159,23 +160,32 @@ type Request struct {
 // of the link, for prefixes all pools.
 func (a *Allocator) gather(r *Request) {
 	a.places = a.places[:0]
+	policy := a.policyOf(r)
 	if !r.Client.PD {
 		for _, p := range r.Prefixes {
-			a.places = append(a.places, place{within: p.Netip(), policy: &a.policy})
+			a.places = append(a.places, place{within: p.Netip(), policy: policy})
 		}
 		for _, p := range r.Draining {
-			a.places = append(a.places, place{within: p.Netip(), policy: &a.policy, drain: true})
+			a.places = append(a.places, place{within: p.Netip(), policy: policy, drain: true})
 		}
 		return
 	}
 	if r.Fixed.IsValid() {
-		a.places = append(a.places, place{within: r.Fixed, bits: uint8(r.Fixed.Bits()), policy: &a.policy})
+		a.places = append(a.places, place{within: r.Fixed, bits: uint8(r.Fixed.Bits()), policy: policy})
 		return
 	}
 	for i := range r.Pools {
 		p := &r.Pools[i]
 		a.places = append(a.places, place{p.Prefix, p.Bits, &p.Policy, p.Drain})
 	}
+}
+
+// policyOf returns the policy for addresses.
+func (a *Allocator) policyOf(r *Request) *Policy {
+	if r.Policy != nil {
+		return r.Policy
+	}
+	return &a.policy
 }
 
 // onLink reports whether a lease is in one of the places.
@@ -659,8 +669,8 @@ func (a *Allocator) end(r *Request, addrs []netip.Addr, change func(*Lease)) (bo
 
 // Rotate has the subscriber's leases count as too old: at its next renewal each client gets
 // another address or prefix beside the one that it has, which runs out. It returns the
-// leases. pools are all that prefixes are delegated from.
-func (a *Allocator) Rotate(now time.Time, subscriber uint64, pools []Pool) ([]Lease, error) {
+// leases. policyOf tells the policy of one; nil for the allocator's for all.
+func (a *Allocator) Rotate(now time.Time, subscriber uint64, policyOf func(*Lease) Policy) ([]Lease, error) {
 	now = now.Truncate(time.Second)
 	held, err := a.live(now, subscriber, anyLease)
 	if err != nil {
@@ -675,11 +685,9 @@ func (a *Allocator) Rotate(now time.Time, subscriber uint64, pools []Pool) ([]Le
 		if l.State != Active {
 			continue // the client's own making
 		}
-		policy := &a.policy
-		for i := range pools {
-			if pools[i].Has(l.Prefix()) {
-				policy = &pools[i].Policy
-			}
+		policy := a.policy
+		if policyOf != nil {
+			policy = policyOf(&l)
 		}
 		l.Born = earlier(l.Born, now.Add(policy.Preferred-policy.MaxAge-time.Second))
 		a.update.Put = append(a.update.Put, l)
@@ -705,7 +713,8 @@ func (a *Allocator) Register(now time.Time, r *Request, addr netip.Addr, preferr
 	if valid <= 0 && !live {
 		return nil
 	}
-	valid = min(valid, a.policy.MaxAge).Truncate(time.Second)
+	policy := a.policyOf(r)
+	valid = min(valid, policy.MaxAge).Truncate(time.Second)
 	epoch, err := a.keys.EpochAt(now)
 	if err != nil {
 		return err
@@ -726,7 +735,7 @@ func (a *Allocator) Register(now time.Time, r *Request, addr netip.Addr, preferr
 		return err
 	}
 	if !slices.Contains(held, addr) {
-		if len(held) >= a.policy.PerSubscriber {
+		if len(held) >= policy.PerSubscriber {
 			return ErrTooMany
 		}
 		all = append(all, addr)

@@ -167,7 +167,7 @@ func TestAPrefixAgesByItsPoolsPolicy(t *testing.T) {
 	}
 	// On demand, by the pool's policy too.
 	fresh := prefixOf(g[0])
-	if ls, err := b.Rotate(at, 1, []lease.Pool{pool}); err != nil || len(ls) != 2 {
+	if ls, err := b.Rotate(at, 1, func(*lease.Lease) lease.Policy { return pool.Policy }); err != nil || len(ls) != 2 {
 		t.Fatal(ls, err)
 	}
 	if g := b.renew(at.Add(time.Second), r); prefixOf(g[0]) == fresh || prefixOf(g[0]) == old {
@@ -391,5 +391,31 @@ func TestWhatDrainsRunsOut(t *testing.T) {
 	pd.Pools = []lease.Pool{pool}
 	if g = b.renew(noon.Add(2*time.Minute), pd); len(g) != 1 || prefixOf(g[0]) != had || g[0].Preferred != 0 {
 		t.Errorf("where all pools drain: %v", g)
+	}
+}
+
+// A link's own policy holds for its addresses.
+func TestALinkHasAPolicyOfItsOwn(t *testing.T) {
+	b := newBench(t, policy)
+	own := lease.Policy{Preferred: 10 * time.Minute, Valid: 20 * time.Minute, MaxAge: time.Hour, PerSubscriber: 1}
+	r := request(1, 1, 1, prefixA)
+	r.Policy = &own
+	g := b.assign(noon, r)
+	if g[0].Preferred != own.Preferred || g[0].Valid != own.Valid {
+		t.Errorf("granted %v", g)
+	}
+	second := request(1, 1, 2, prefixA)
+	second.Policy = &own
+	if _, err := b.Assign(noon, second); !errors.Is(err, lease.ErrTooMany) {
+		t.Errorf("a second address: %v", err)
+	}
+	own.PerSubscriber = 2
+	at := noon
+	for range 6 {
+		at = at.Add(9 * time.Minute)
+		g = b.renew(at, r)
+	}
+	if len(g) != 2 || g[1].Preferred != 0 {
+		t.Errorf("after the link's greatest age: %v", g)
 	}
 }

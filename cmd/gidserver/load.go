@@ -412,6 +412,10 @@ func (s *setup) handlerConfig() dhcpv6.Config {
 				link.Named[name] = append(link.Named[name], p.Prefix)
 			}
 		}
+		if l.Times != (config.Times{}) {
+			policy := l.Policy(s.Lease)
+			link.Policy = &policy
+		}
 		for _, p := range l.Draining {
 			link.Draining = append(link.Draining, p.Prefix)
 		}

@@ -26,6 +26,7 @@ import (
 	"brightgid/dhcpv6"
 	"brightgid/eidauth"
 	"brightgid/eidauth/radius"
+	"brightgid/idcodec"
 	"brightgid/internal/cli"
 	"brightgid/internal/control"
 	"brightgid/internal/dnsupdate"
@@ -103,7 +104,7 @@ func fixed(old, new *setup) (keys []string) {
 		old, new any
 	}{
 		{"realm", old.Realm, new.Realm}, {"state", old.State, new.State}, {"keys", old.Keys, new.Keys}, {"dhcpv6.duid", old.DHCPv6.DUID, new.DHCPv6.DUID},
-		{"lease.retention", old.Lease.Retention, new.Lease.Retention}, {"lease.max-age", old.Lease.MaxAge, new.Lease.MaxAge}, {"link.delegate.max-age (the longest)", old.LongestAge(), new.LongestAge()},
+		{"lease.retention", old.Lease.Retention, new.Lease.Retention}, {"lease.max-age", old.Lease.MaxAge, new.Lease.MaxAge}, {"max-age (the longest of all)", old.LongestAge(), new.LongestAge()},
 		{"resolve", old.Resolve, new.Resolve}, {"ledger", old.Ledger, new.Ledger},
 		{"leasequery.listen", old.LeaseQuery.Listen, new.LeaseQuery.Listen}, {"leasequery.identity", old.LeaseQuery.Identity, new.LeaseQuery.Identity},
 		{"leasequery.filters", old.LeaseQuery.Filters, new.LeaseQuery.Filters}, {"zone", old.Zone, new.Zone}, {"dns-update", old.DNSUpdate, new.DNSUpdate}, {"metrics", old.Metrics, new.Metrics}, {"radius.accounting", old.RADIUS.Accounting, new.RADIUS.Accounting}, {"log.format", old.Log.Format, new.Log.Format},
@@ -233,12 +234,23 @@ func (r *running) rotate(addr netip.Addr, dry bool) (v rotation, err error) {
 	v.Addresses, v.Prefixes = []netip.Addr{}, []netip.Prefix{}
 	now := time.Now()
 	var leases []lease.Lease
-	var pools []lease.Pool
 	r.mu.Lock()
-	for _, l := range r.setup.handlerConfig().Links {
-		pools = append(pools, l.Pools...)
-	}
+	policy, links := r.setup.Lease.Policy(), r.setup.handlerConfig().Links
 	r.mu.Unlock()
+	policyOf := func(l *lease.Lease) lease.Policy {
+		for i := range links {
+			x := &links[i]
+			for j := range x.Pools {
+				if x.Pools[j].Has(l.Prefix()) {
+					return x.Pools[j].Policy
+				}
+			}
+			if x.Policy != nil && l.Bits == 0 && slices.Contains(x.Prefixes, idcodec.PrefixOf(l.Addr)) {
+				return *x.Policy
+			}
+		}
+		return policy
+	}
 	r.server.Do(func() {
 		var l lease.Lease
 		if l, err = lease.Covering(r.store, addr, now); err != nil {
@@ -257,7 +269,7 @@ func (r *running) rotate(addr netip.Addr, dry bool) (v rotation, err error) {
 			})
 			return
 		}
-		leases, err = r.alloc.Rotate(now, l.Subscriber, pools)
+		leases, err = r.alloc.Rotate(now, l.Subscriber, policyOf)
 	})
 	if err != nil {
 		return v, err

@@ -87,6 +87,7 @@ type Link struct {
 	Pools      []Pool   `toml:"delegate"`
 	Names      bool     `toml:"names"` // clients may be named in DNS
 	Draining   []Prefix `toml:"drain"` // prefixes in which addresses run out
+	Times
 
 	// Named are prefixes for those only to whom they are given by the name of the pool.
 	Named map[string][]Prefix `toml:"pools"`
@@ -106,17 +107,41 @@ func (l *Link) All() []idcodec.Prefix {
 	return out
 }
 
+// Times are of a policy of its own; what is left out is as in [lease].
+type Times struct {
+	Preferred     Duration `toml:"preferred"`
+	Valid         Duration `toml:"valid"`
+	MaxAge        Duration `toml:"max-age"`
+	PerSubscriber int      `toml:"per-subscriber"`
+}
+
+// apply changes a policy by what is not left out.
+func (t *Times) apply(p lease.Policy) lease.Policy {
+	for _, x := range []struct {
+		to   *time.Duration
+		from Duration
+	}{{&p.Preferred, t.Preferred}, {&p.Valid, t.Valid}, {&p.MaxAge, t.MaxAge}} {
+		if x.from != 0 {
+			*x.to = time.Duration(x.from)
+		}
+	}
+	if t.PerSubscriber != 0 {
+		p.PerSubscriber = t.PerSubscriber
+	}
+	return p
+}
+
+// Policy returns the policy for the link's addresses.
+func (l *Link) Policy(all Lease) lease.Policy { return l.apply(all.Policy()) }
+
 // Pool is what prefixes are delegated from. What it leaves out of its policy is as for
 // addresses, but for how many a subscriber may hold.
 type Pool struct {
-	Name          string       `toml:"name"` // for those only to whom it is given by name
-	Prefix        netip.Prefix `toml:"prefix"`
-	Length        uint8        `toml:"length"`
-	Preferred     Duration     `toml:"preferred"`
-	Valid         Duration     `toml:"valid"`
-	MaxAge        Duration     `toml:"max-age"`
-	PerSubscriber int          `toml:"per-subscriber"`
-	Drain         bool         `toml:"drain"` // what is delegated runs out
+	Name   string       `toml:"name"` // for those only to whom it is given by name
+	Prefix netip.Prefix `toml:"prefix"`
+	Length uint8        `toml:"length"`
+	Drain  bool         `toml:"drain"` // what is delegated runs out
+	Times
 }
 
 // delegatedPerSubscriber is how many prefixes a subscriber may hold unless told otherwise:
@@ -536,6 +561,9 @@ func (c *Config) checkLinks(v *checker) {
 		if _, err := l.Options.Encode(); err != nil {
 			v.fail(key("options"), "%w", err)
 		}
+		if l.Times != (Times{}) {
+			v.policy(fmt.Sprintf("link[%d]", i), l.Policy(c.Lease), c.Lease.Retention)
+		}
 		for _, p := range l.Draining {
 			if !slices.Contains(l.All(), p.Prefix) {
 				v.fail(key("drain"), "%s is none of the link's prefixes", p.Prefix)
@@ -595,17 +623,7 @@ func (c *Config) checkPools(v *checker) {
 func (p *Pool) Lease(l Lease) lease.Pool {
 	out := lease.Pool{Pool: idcodec.Pool{Prefix: p.Prefix, Bits: p.Length}, Policy: l.Policy(), Name: p.Name, Drain: p.Drain}
 	out.Policy.PerSubscriber = delegatedPerSubscriber
-	for _, x := range []struct {
-		to   *time.Duration
-		from Duration
-	}{{&out.Policy.Preferred, p.Preferred}, {&out.Policy.Valid, p.Valid}, {&out.Policy.MaxAge, p.MaxAge}} {
-		if x.from != 0 {
-			*x.to = time.Duration(x.from)
-		}
-	}
-	if p.PerSubscriber != 0 {
-		out.Policy.PerSubscriber = p.PerSubscriber
-	}
+	out.Policy = p.apply(out.Policy)
 	return out
 }
 
@@ -613,6 +631,7 @@ func (p *Pool) Lease(l Lease) lease.Pool {
 func (c *Config) LongestAge() time.Duration {
 	age := time.Duration(c.Lease.MaxAge)
 	for i := range c.Links {
+		age = max(age, c.Links[i].Policy(c.Lease).MaxAge)
 		for j := range c.Links[i].Pools {
 			age = max(age, c.Links[i].Pools[j].Lease(c.Lease).Policy.MaxAge)
 		}
