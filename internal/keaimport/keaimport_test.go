@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"brightgid/internal/config"
 )
@@ -32,7 +33,7 @@ const full = `
   "loggers": [ { "name": "kea-dhcp6", "severity": "WARN" } ],
   "subnet6": [
     { "id": 7, "subnet": "2001:db8:1::/64", "interface": "eth1", "rapid-commit": true, "pools": [ { "pool": "2001:db8:1::/80" } ],
-      "pd-pools": [ { "prefix": "2001:db8:8::", "prefix-len": 56, "delegated-len": 64 } ],
+      "pd-pools": [ { "prefix": "2001:db8:8::", "prefix-len": 56, "delegated-len": 64, "excluded-prefix": "2001:db8:8::" }, { "prefix": "2001:db8:9::", "prefix-len": 48, "delegated-len": 96 } ],
       "reservations": [ { "duid": "01:02:03", "ip-addresses": [ "2001:db8:1::5" ] } ],
       "option-data": [ { "name": "sntp-servers", "data": "2001:db8:1::123" }, { "name": "v6-captive-portal", "data": "https://p/" } ] },
     { "subnet": "2001:db8:2::/64", "relay": { "ip-addresses": [ "2001:db8:ff::2" ] }, "interface-id": "vlan7", "preferred-lifetime": 5 },
@@ -63,6 +64,12 @@ func TestAConfigurationIsCarriedOver(t *testing.T) {
 	if len(c.Links) != 3 || c.Links[0].Name != "campus" || len(c.Links[0].Prefixes) != 2 || c.Links[1].Interface != "eth1" || len(c.Links[2].RelayLinks) != 1 {
 		t.Errorf("links %+v", c.Links)
 	}
+	if p := c.Links[1].Pools; len(p) != 1 || p[0].Prefix.String() != "2001:db8:8::/56" || p[0].Length != 64 {
+		t.Errorf("pools %+v", p)
+	}
+	if p := c.Links[2].Policy(c.Lease); p.Preferred != 5*time.Second || p.Valid != 400000*time.Second {
+		t.Errorf("the policy of %s: %+v", c.Links[2].Name, p)
+	}
 	all, err := c.Options.Encode()
 	if err != nil || len(all) != 4 {
 		t.Errorf("options %v, %v", all, err)
@@ -72,21 +79,21 @@ func TestAConfigurationIsCarriedOver(t *testing.T) {
 		got[l.Path] = l.Why
 	}
 	for path, why := range map[string]string{
-		"Dhcp4":                               "another server's",
-		"Dhcp6.frobnicate":                    "not known",
-		"Dhcp6.hooks-libraries":               "RADIUS",
-		"Dhcp6.lease-database":                "run out",
-		"Dhcp6.option-data[1]":                "option-N",
-		"Dhcp6.option-data[3].always-send":    "those who ask",
-		"Dhcp6.option-data[7]":                "vendor-2495",
-		"Dhcp6.subnet6[0].pools[0]":           "whole /64",
-		"Dhcp6.subnet6[0].pd-pools":           "delegates no prefixes",
-		"Dhcp6.subnet6[0].reservations":       "cannot be reserved",
-		"Dhcp6.subnet6[1].interface-id":       "link-address",
-		"Dhcp6.subnet6[1].preferred-lifetime": "same for all links",
-		"Dhcp6.subnet6[2].subnet":             "no /64",
-		"Dhcp6.subnet6[2]":                    "no /64 to lease from",
-		"Dhcp6.interfaces-config.interfaces":  "eth9",
+		"Dhcp4":                                        "another server's",
+		"Dhcp6.frobnicate":                             "not known",
+		"Dhcp6.hooks-libraries":                        "RADIUS",
+		"Dhcp6.lease-database":                         "run out",
+		"Dhcp6.option-data[1]":                         "option-N",
+		"Dhcp6.option-data[3].always-send":             "those who ask",
+		"Dhcp6.option-data[7]":                         "vendor-2495",
+		"Dhcp6.subnet6[0].pools[0]":                    "whole /64",
+		"Dhcp6.subnet6[0].pd-pools[0].excluded-prefix": "RFC 6603",
+		"Dhcp6.subnet6[0].pd-pools[1]":                 "/96",
+		"Dhcp6.subnet6[0].reservations":                "cannot be reserved",
+		"Dhcp6.subnet6[1].interface-id":                "link-address",
+		"Dhcp6.subnet6[2].subnet":                      "no /64",
+		"Dhcp6.subnet6[2]":                             "no /64 to lease from",
+		"Dhcp6.interfaces-config.interfaces":           "eth9",
 	} {
 		if !strings.Contains(got[path], why) {
 			t.Errorf("%s: %q, want %q", path, got[path], why)
@@ -132,9 +139,10 @@ func TestConfigurationsThatAreNone(t *testing.T) {
 		`{"Dhcp6": 5}`:                      "want an object",
 		`{"Dhcp6": {"subnet6": 5}}`:         "want a list",
 		`{"Dhcp6": {"valid-lifetime": -1}}`: "valid-lifetime: want a number",
-		`{"Dhcp6": {"subnet6": [{"subnet": "x"}]}}`:                    "subnet6[0].subnet",
-		`{"Dhcp6": {"subnet6": [{"relay": {"ip-address": "x"}}]}}`:     "no IPv6 address",
-		`{"Dhcp6": {"server-id": {"type": "LL", "identifier": "xy"}}}`: "want hex",
+		`{"Dhcp6": {"subnet6": [{"subnet": "x"}]}}`:                          "subnet6[0].subnet",
+		`{"Dhcp6": {"subnet6": [{"pd-pools": [{"prefix": "2001:db8::"}]}]}}`: "pd-pools: [0]: want prefix",
+		`{"Dhcp6": {"subnet6": [{"relay": {"ip-address": "x"}}]}}`:           "no IPv6 address",
+		`{"Dhcp6": {"server-id": {"type": "LL", "identifier": "xy"}}}`:       "want hex",
 		`/* {"Dhcp6": {}}`:     "no end",
 		"{\n<?include \"x\"?>": "line 2: <?include",
 	} {
