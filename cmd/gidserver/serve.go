@@ -65,6 +65,9 @@ SIGHUP, or gidserver reload, has it read the configuration again.`,
 	return c
 }
 
+// cachedClients is about how many clients' entries are kept in memory, a few tens of megabytes.
+const cachedClients = 1 << 15
+
 // databaseDir is where the lease database is.
 func (s *setup) databaseDir() string { return filepath.Join(s.State, "leases") }
 
@@ -89,8 +92,10 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	}
 
 	run := &running{setup: s, log: log, level: level, store: store, began: time.Now(), stats: new(dhcpv6.Stats), radius: new(radius.Stats), accounting: new(radius.AccountingStats)}
-	run.alloc = lease.NewAllocator(store, s.keyring, s.Lease.Policy())
-	run.registrar = lease.NewRegistrar(store, s.registryKey, s.escrow, s.Realm, rand.Reader)
+	// Both are used under the server's lock only.
+	cache := lease.NewCache(store, cachedClients)
+	run.alloc = lease.NewAllocator(cache, s.keyring, s.Lease.Policy())
+	run.registrar = lease.NewRegistrar(cache, s.registryKey, s.escrow, s.Realm, rand.Reader)
 	run.updates = new(dnsupdate.Stats)
 	if s.DNSUpdate.Server != "" {
 		if run.names, err = s.openNames(log, run.updates); err != nil {
