@@ -8,7 +8,7 @@ GO ?= go
 FUZZTIME ?= 30s
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 
-.PHONY: help build deps demo test unit e2e fabric fabric-tools fabric-up fabric-down bench lint fuzz generate vectors clean
+.PHONY: help build deps demo test unit e2e fabric fabric-tools fabric-up fabric-down bench bench-dhcp bench-deps lint fuzz generate vectors clean
 
 help:
 	@echo "make build    build the programs into bin/"
@@ -19,6 +19,7 @@ help:
 	@echo "make fabric   run the tests against Hyperledger Fabric, which it builds and starts"
 	@echo "make fabric-up, fabric-down   a small Fabric network, to try things out"
 	@echo "make bench    run the benchmarks, which print ratios (root)"
+	@echo "make bench-dhcp   gidserver beside Kea, ISC dhcpd and a UDP echo; writes docs/benchmarks.md (root)"
 	@echo "make lint     gofmt, go vet, staticcheck, govulncheck"
 	@echo "make fuzz     run each fuzz target for FUZZTIME ($(FUZZTIME))"
 	@echo "make generate compile the XDP program anew (clang, libbpf-dev)"
@@ -71,7 +72,14 @@ fabric-down:
 lint:
 	@scripts/lint.sh
 
-bench: deps build fabric-tools
+bench-deps:
+	@scripts/deps.sh bench
+
+# The table and the plot in docs/benchmarks.md.
+bench-dhcp: bench-deps build
+	GID_BENCH_TABLE=$(CURDIR)/docs/benchmarks.md $(GO) test -count=1 -timeout 20m -run "^$$" -bench FourMessage -benchtime 1x -tags e2e ./test/bench
+
+bench: bench-deps build fabric-tools
 	$(GO) test -run '^$$' -bench . -benchtime 2s ./idcodec ./dhcpv6 ./sava
 	$(GO) test -run '^$$' -bench . -benchtime 5x ./ledgeranchor/embedded
 	$(GO) test -run '^$$' -bench 'Report|TenThousand' -benchtime 1x ./trace

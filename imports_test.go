@@ -40,6 +40,8 @@ var helpers = map[string][]string{
 	"internal/netlab":       nil,
 	"internal/secretfile":   nil,
 	"internal/tomlfile":     nil,
+
+	"internal/tools/dhcpload": {"internal/cli", "internal/netlab"},
 }
 
 func TestImportsRunOneWay(t *testing.T) {

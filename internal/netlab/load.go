@@ -65,10 +65,33 @@ func (n *Namespace) ListenUDP(addr netip.AddrPort) (conn *net.UDPConn, err error
 	return conn, err
 }
 
-// Load makes DHCPv6 clients behind one relay go through four-message exchanges:
-// Solicit, Advertise, Request, Reply. It speaks to the server as the relay does,
-// and names each client by an Interface-ID of its own.
+// Kind is what the clients of a load do.
+type Kind string
+
+// The kinds. Renew is of clients that have gone through a load before, whose answers its
+// Result kept.
+const (
+	FourMessages Kind = "four-messages" // Solicit, Advertise, Request, Reply
+	RapidCommit  Kind = "rapid-commit"  // Solicit, Reply
+	Renew        Kind = "renew"         // Renew, Reply
+	Delegation   Kind = "delegation"    // as FourMessages, with an IA_PD beside the IA_NA
+)
+
+// Kinds are all of them.
+var Kinds = []Kind{FourMessages, RapidCommit, Renew, Delegation}
+
+// Load makes DHCPv6 clients behind one relay go through exchanges. It speaks to the server
+// as the relay does, and names each client by an Interface-ID of its own.
 type Load struct {
+	Kind Kind // FourMessages if empty
+	Rate int  // exchanges begun a second (an open loop); 0: as many as are open (a closed one)
+
+	// Known are what a load before has kept, by which Renew asks.
+	Known map[uint32]Held
+	// Keep has the result keep what clients hold, and the load end with an error when two
+	// hold the same, or one that renews gets no more what it had.
+	Keep bool
+
 	Conn   *net.UDPConn   // where the relay speaks from
 	Server netip.AddrPort // whom it speaks to
 	Link   netip.Addr     // link-address
@@ -91,8 +114,16 @@ type Result struct {
 	Resent    int
 	Refused   int // exchanges that ended without an address
 	Latency   []time.Duration
+	Held      map[uint32]Held // by client, if the load keeps it
 	// RequestSize and ReplySize are the lengths in bytes of the UDP payloads.
 	RequestSize, ReplySize int
+}
+
+// Held is what a client holds.
+type Held struct {
+	Server []byte // DUID
+	IA     []byte // data of the IA_NA
+	PD     []byte // data of the IA_PD; nil without
 }
 
 // Percentile returns a latency of all exchanges; p is 0 to 1.
@@ -161,17 +192,45 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 		next++
 		c.xid = c.number & 0x7fffff
 		open[c.xid] = c
-		msg := l.solicit(c)
+		msg := l.first(c)
 		res.RequestSize = len(msg)
 		return send(c, msg, now)
 	}
+	var holders map[netip.Addr]uint32
+	if l.Keep {
+		res.Held, holders = make(map[uint32]Held, l.Total), make(map[netip.Addr]uint32, l.Total)
+	}
+	// due begins what an open loop has to begin by now; its latencies count from when it had
+	// to, so that a server that stands still does not look well.
+	due := func(now time.Time) error {
+		for next < l.Total && len(open) < maxOpen {
+			at := start.Add(time.Duration(next) * time.Second / time.Duration(l.Rate))
+			if at.After(now) {
+				break
+			}
+			if err := begin(at); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	for range min(l.Open, l.Total) {
+		if l.Rate > 0 {
+			break
+		}
 		if err := begin(start); err != nil {
 			return res, err
 		}
 	}
 	heard := start
-	for len(open) > 0 {
+	for len(open) > 0 || l.Rate > 0 && next < l.Total {
+		wait := 100 * time.Millisecond
+		if l.Rate > 0 {
+			if err := due(time.Now()); err != nil {
+				return res, err
+			}
+			wait = time.Millisecond
+		}
 		select {
 		case <-l.Stop:
 			return res, ErrStopped
@@ -180,7 +239,7 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 		if err := flush(); err != nil {
 			return res, err
 		}
-		if err := l.Conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+		if err := l.Conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
 			return res, err
 		}
 		n, err := pc.ReadBatch(in, 0)
@@ -199,7 +258,7 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 				continue // an answer to what was sent twice
 			}
 			switch {
-			case !a.addr.IsValid():
+			case !a.addr.IsValid() || l.Kind == Delegation && !a.delegated:
 				res.Refused++
 			case a.typ == dhcp6.MessageTypeAdvertise:
 				c.xid |= 0x800000
@@ -211,6 +270,16 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 				res.Exchanges++
 				res.ReplySize = m.N
 				res.Latency = append(res.Latency, now.Sub(c.started))
+				if l.Keep {
+					res.Held[c.number] = Held{a.server, a.ia, a.pd}
+					if other, held := holders[a.addr]; held && other != c.number {
+						return res, fmt.Errorf("%s is leased to the clients %d and %d", a.addr, other, c.number)
+					}
+					holders[a.addr] = c.number
+					if had := addrOf(l.Known[c.number].IA); l.Kind == Renew && had != a.addr {
+						return res, fmt.Errorf("client %d renewed %s and got %s", c.number, had, a.addr)
+					}
+				}
 				if l.Acked != nil {
 					l.Acked(c.number, a.addr)
 				}
@@ -218,6 +287,9 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 				return res, fmt.Errorf("answered by a %s", a.typ)
 			}
 			delete(open, a.xid&0x7fffff)
+			if l.Rate > 0 {
+				continue
+			}
 			if err := begin(now); err != nil {
 				return res, err
 			}
@@ -268,15 +340,35 @@ func clientOptions(c *client) []byte {
 	return option(b, dhcp6.OptionElapsedTime, 0, 0)
 }
 
-func (l *Load) solicit(c *client) []byte {
+// maxOpen bounds the exchanges that an open loop has open.
+const maxOpen = 1 << 16
+
+// first makes a client's first message.
+func (l *Load) first(c *client) []byte {
+	if l.Kind == Renew {
+		k := l.Known[c.number]
+		b := option(clientOptions(c), dhcp6.OptionServerID, k.Server...)
+		return l.relayed(c, dhcp6.MessageTypeRenew, option(b, dhcp6.OptionIANA, k.IA...))
+	}
 	ia := make([]byte, 12)
 	binary.BigEndian.PutUint32(ia, 1)
-	return l.relayed(c, dhcp6.MessageTypeSolicit, option(clientOptions(c), dhcp6.OptionIANA, ia...))
+	b := option(clientOptions(c), dhcp6.OptionIANA, ia...)
+	switch l.Kind {
+	case RapidCommit:
+		b = option(b, dhcp6.OptionRapidCommit)
+	case Delegation:
+		b = option(b, dhcp6.OptionIAPD, ia...)
+	}
+	return l.relayed(c, dhcp6.MessageTypeSolicit, b)
 }
 
 func (l *Load) requestFor(c *client, a answer) []byte {
 	b := option(clientOptions(c), dhcp6.OptionServerID, a.server...)
-	return l.relayed(c, dhcp6.MessageTypeRequest, option(b, dhcp6.OptionIANA, a.ia...))
+	b = option(b, dhcp6.OptionIANA, a.ia...)
+	if l.Kind == Delegation {
+		b = option(b, dhcp6.OptionIAPD, a.pd...)
+	}
+	return l.relayed(c, dhcp6.MessageTypeRequest, b)
 }
 
 // answer is what a load needs of a server's message.
@@ -286,6 +378,9 @@ type answer struct {
 	server []byte
 	ia     []byte
 	addr   netip.Addr
+
+	pd        []byte
+	delegated bool
 }
 
 var errAnswer = errors.New("the server's answer cannot be read")
@@ -306,10 +401,20 @@ func parseAnswer(b []byte) (a answer, err error) {
 	if len(a.ia) < 12 {
 		return a, errAnswer
 	}
-	if addr := find(a.ia[12:], dhcp6.OptionIAAddr); len(addr) >= 24 {
-		a.addr = netip.AddrFrom16([16]byte(addr))
-	}
+	a.pd = slices.Clone(find(inner[4:], dhcp6.OptionIAPD))
+	a.delegated = len(a.pd) >= 12 && len(find(a.pd[12:], dhcp6.OptionIAPrefix)) >= 25
+	a.addr = addrOf(a.ia)
 	return a, nil
+}
+
+// addrOf returns the first address in an IA_NA's data.
+func addrOf(ia []byte) (addr netip.Addr) {
+	if len(ia) >= 12 {
+		if b := find(ia[12:], dhcp6.OptionIAAddr); len(b) >= 24 {
+			addr = netip.AddrFrom16([16]byte(b))
+		}
+	}
+	return addr
 }
 
 func find(b []byte, code dhcp6.OptionCode) []byte {

@@ -49,7 +49,7 @@ func runMain(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	bin = dir
 	// The daemons look for data races; tracectl runs a thousand times, each shortly.
-	for _, args := range [][]string{{"-race", "../../cmd/gidserver", "../../cmd/gidfilter", "../../cmd/gidmilter"}, {"../../cmd/tracectl"}} {
+	for _, args := range [][]string{{"-race", "../../cmd/gidserver", "../../cmd/gidfilter", "../../cmd/gidmilter"}, {"../../cmd/tracectl", "../../internal/tools/dhcpload"}} {
 		build := exec.Command("go", append([]string{"build", "-o", dir}, args...)...)
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "building the programs: %v\n%s", err, out)
