@@ -58,30 +58,27 @@ type NID []byte
 // SealNID encrypts an EID to the escrow key. The label, an ISP's realm, is bound
 // to the ciphertext and must be given again to open it.
 func SealNID(rand io.Reader, k *EscrowKey, label string, eid EID) (NID, error) {
+	if err := checkSeal(label, eid); err != nil {
+		return nil, err
+	}
+	e, err := newEphemeral(rand, bases{
+		h:    func(s group.Scalar) []byte { return encode(nil, mul(k.h, s)) },
+		gBar: func(s group.Scalar) []byte { return encode(nil, mul(gBar, s)) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	return e.seal(k, label, eid)
+}
+
+func checkSeal(label string, eid EID) error {
 	if eid.IsZero() {
-		return nil, fmt.Errorf("%w: it is empty", ErrEID)
+		return fmt.Errorf("%w: it is empty", ErrEID)
 	}
 	if len(label) > MaxLabelLen {
-		return nil, fmt.Errorf("label: %d bytes, at most %d fit", len(label), MaxLabelLen)
+		return fmt.Errorf("label: %d bytes, at most %d fit", len(label), MaxLabelLen)
 	}
-	r, err := randomScalar(rand)
-	if err != nil {
-		return nil, err
-	}
-	u := mulGen(r)
-	hr := mul(k.h, r)
-	header := k.nidHeader()
-	padded := padEID(eid)
-	box, err := sealBox(header, label, u, hr, padded)
-	clear(padded)
-	if err != nil {
-		return nil, err
-	}
-	proof, err := proveKEM(rand, r, u, box, headerLabel(header, label))
-	if err != nil {
-		return nil, err
-	}
-	return append(proof.appendTo(header), box...), nil
+	return nil
 }
 
 func (k *EscrowKey) nidHeader() []byte {
@@ -113,12 +110,13 @@ func unpadEID(b []byte) (EID, error) {
 	return EID{string(b[1 : 1+int(b[0])])}, nil
 }
 
-func boxKey(header []byte, u, hr group.Element) ([]byte, error) {
+// boxKey takes u and h^r in their encodings.
+func boxKey(header, u, hr []byte) ([]byte, error) {
 	info := append([]byte("GID-NID-v1 box key"), header...)
-	return hkdf.Key(sha256.New, encode(nil, hr), nil, string(encode(info, u)), chacha20poly1305.KeySize)
+	return hkdf.Key(sha256.New, hr, nil, string(append(info, u...)), chacha20poly1305.KeySize)
 }
 
-func sealBox(header []byte, label string, u, hr group.Element, padded []byte) ([]byte, error) {
+func sealBox(header []byte, label string, u, hr, padded []byte) ([]byte, error) {
 	key, err := boxKey(header, u, hr)
 	if err != nil {
 		return nil, err
@@ -270,7 +268,7 @@ func (k *EscrowKey) OpenNID(label string, n NID, shares []DecryptionShare) (EID,
 	for _, i := range indices {
 		hr.Add(hr, mul(uis[i], lagrange(i, indices)))
 	}
-	key, err := boxKey(p.header, p.kem.u, hr)
+	key, err := boxKey(p.header, encode(nil, p.kem.u), encode(nil, hr))
 	if err != nil {
 		return EID{}, err
 	}

@@ -113,10 +113,6 @@ type kem struct {
 
 const kemLen = 2*elementLen + 2*scalarLen
 
-func (k *kem) appendTo(b []byte) []byte {
-	return encode(encode(encode(encode(b, k.u), k.uBar), k.e), k.f)
-}
-
 func parseKEM(b []byte) (k kem, err error) {
 	if len(b) != kemLen {
 		return kem{}, fmt.Errorf("want %d bytes, have %d", kemLen, len(b))
@@ -136,30 +132,17 @@ func parseKEM(b []byte) (k kem, err error) {
 	return k, nil
 }
 
-// proveKEM completes a ciphertext on (c, label) with the proof that u and ū
-// have the same logarithm r to g and ĝ.
-func proveKEM(rand io.Reader, r group.Scalar, u group.Element, c, label []byte) (kem, error) {
-	s, err := randomScalar(rand)
-	if err != nil {
-		return kem{}, err
-	}
-	k := kem{u: u, uBar: mul(gBar, r)}
-	k.e = k.challenge(mulGen(s), mul(gBar, s), c, label)
-	k.f = suite.NewScalar().Mul(r, k.e)
-	k.f.Add(k.f, s)
-	return k, nil
-}
-
 // valid checks the proof: e = H(c, L, u, w, ū, w̄) with w = g^f/u^e and
 // w̄ = ĝ^f/ū^e.
 func (k *kem) valid(c, label []byte) bool {
 	w := sub(mulGen(k.f), mul(k.u, k.e))
 	wBar := sub(mul(gBar, k.f), mul(k.uBar, k.e))
-	return k.e.IsEqual(k.challenge(w, wBar, c, label))
+	return k.e.IsEqual(challenge(encode(nil, k.u), encode(nil, w), encode(nil, k.uBar), encode(nil, wBar), c, label))
 }
 
-func (k *kem) challenge(w, wBar group.Element, c, label []byte) group.Scalar {
-	return transcript(dstProof, c, label, encode(nil, k.u), encode(nil, w), encode(nil, k.uBar), encode(nil, wBar))
+// challenge is e = H(c, L, u, w, ū, w̄), of elements in their encodings.
+func challenge(u, w, uBar, wBar, c, label []byte) group.Scalar {
+	return transcript(dstProof, c, label, u, w, uBar, wBar)
 }
 
 // decryptionShare is u^x_i with a proof that its logarithm to u is that of the

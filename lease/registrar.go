@@ -3,7 +3,6 @@ package lease
 import (
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"brightgid/idcodec"
@@ -14,15 +13,18 @@ import (
 type Registrar struct {
 	store  Store
 	hasher *idcodec.LookupHasher
-	escrow *idcodec.EscrowKey
-	realm  string
-	rand   io.Reader
+	sealer Sealer
+}
+
+// Sealer seals EIDs to the escrow key with the realm as label; *idcodec.Sealer does.
+type Sealer interface {
+	Seal(eid idcodec.EID) (idcodec.NID, error)
 }
 
 // NewRegistrar returns a registrar that finds subscribers under a registry key
-// and seals new ones to the escrow key with the realm as label.
-func NewRegistrar(store Store, key [idcodec.RegistryKeyLen]byte, escrow *idcodec.EscrowKey, realm string, rand io.Reader) *Registrar {
-	return &Registrar{store, idcodec.NewLookupHasher(key), escrow, realm, rand}
+// and has new ones sealed.
+func NewRegistrar(store Store, key [idcodec.RegistryKeyLen]byte, sealer Sealer) *Registrar {
+	return &Registrar{store, idcodec.NewLookupHasher(key), sealer}
 }
 
 // Key returns the lookup key of an EID.
@@ -35,7 +37,7 @@ func (r *Registrar) Number(now time.Time, eid idcodec.EID) (uint64, error) {
 	if !errors.Is(err, ErrNotFound) {
 		return n, err
 	}
-	nid, err := idcodec.SealNID(r.rand, r.escrow, r.realm, eid)
+	nid, err := r.sealer.Seal(eid)
 	if err != nil {
 		return 0, fmt.Errorf("sealing an NID: %w", err)
 	}

@@ -20,6 +20,7 @@ import (
 	"brightgid/dhcpv6"
 	"brightgid/eidauth/radius"
 	"brightgid/gidzone"
+	"brightgid/idcodec"
 	"brightgid/internal/dnsupdate"
 	"brightgid/internal/logging"
 	"brightgid/lease"
@@ -68,6 +69,10 @@ SIGHUP, or gidserver reload, has it read the configuration again.`,
 // cachedClients is about how many clients' entries are kept in memory, a few tens of megabytes.
 const cachedClients = 1 << 15
 
+// sealedAhead is how many new subscribers may come at once before each has to wait for all of
+// the work that its NID is.
+const sealedAhead = 4096
+
 // databaseDir is where the lease database is.
 func (s *setup) databaseDir() string { return filepath.Join(s.State, "leases") }
 
@@ -95,7 +100,11 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	// Both are used under the server's lock only.
 	cache := lease.NewCache(store, cachedClients)
 	run.alloc = lease.NewAllocator(cache, s.keyring, s.Lease.Policy())
-	run.registrar = lease.NewRegistrar(cache, s.registryKey, s.escrow, s.Realm, rand.Reader)
+	sealer, err := idcodec.NewSealer(rand.Reader, s.escrow, s.Realm, sealedAhead)
+	if err != nil {
+		return err
+	}
+	run.registrar = lease.NewRegistrar(cache, s.registryKey, sealer)
 	run.updates = new(dnsupdate.Stats)
 	if s.DNSUpdate.Server != "" {
 		if run.names, err = s.openNames(log, run.updates); err != nil {
@@ -180,6 +189,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	start("control socket", func(ctx context.Context) error { return control.Serve(ctx, ctl, socket, log) })
 	start("upkeep", func(ctx context.Context) error { return maintain(ctx, keys, store, alloc, server, log) })
 	start("DHCPv6", server.Serve)
+	start("sealing", sealer.Run)
 	start("reload", run.reloadOnHangup)
 	if run.names != nil {
 		start("DNS updates", run.names.Run)
