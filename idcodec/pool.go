@@ -55,8 +55,8 @@ func (p Pool) at(place uint64) netip.Prefix {
 // Delegate returns the prefix of a pool that stands at an index, from 0 to the pool's
 // size, in the order of the epoch. The order is a permutation which nobody knows who
 // has not the epoch's key: neighbours in it are not neighbours in the pool, and a
-// subscriber's prefixes in two epochs cannot be linked. Nothing of the index can be
-// told from a prefix that is not in the lease history, for an index is no subscriber.
+// subscriber's prefixes in two epochs cannot be linked. An index is no subscriber: whose a
+// prefix was, only the lease history tells.
 //
 // The permutation is FF1 of NIST SP 800-38G with radix 2, the pool's width as n,
 // AES-256 and the 12-byte tweak pool's upper half ‖ its length ‖ epoch (3). The

@@ -91,7 +91,7 @@ type Sealer struct {
 	spare chan *ephemeral
 }
 
-// NewSealer returns a sealer that keeps so many ephemeral parts ready, a kilobyte each.
+// NewSealer returns a sealer that keeps so many ephemeral parts ready.
 func NewSealer(rand io.Reader, k *EscrowKey, label string, spare int) (*Sealer, error) {
 	h, err1 := newFixedBase(k.h)
 	g, err2 := newFixedBase(gBar)

@@ -482,7 +482,7 @@ func (a *Allocator) lease(now time.Time, r *Request, p *place, fresh int) error 
 		a.grants = append(a.grants, Grant{addr, p.bits, p.policy.Preferred, p.policy.Valid})
 		return nil
 	}
-	if p.bits != 0 && now.After(a.exhausted[p.within]) {
+	if p.bits != 0 && !p.fixed() && now.After(a.exhausted[p.within]) {
 		a.exhausted[p.within] = now.Add(exhaustedFor)
 	}
 	return ErrNoSlot

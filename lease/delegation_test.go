@@ -230,7 +230,7 @@ func TestCoveringFindsTheDelegationOfAnAddress(t *testing.T) {
 		}
 	}
 	next := netip.MustParseAddr("2001:db8:4000::")
-	for p56.Contains(next) {
+	if p56.Contains(next) {
 		next = netip.MustParseAddr("2001:db8:40ff:ff00::")
 	}
 	if l, err := lease.Covering(b.store, next, noon); !errors.Is(err, lease.ErrNotFound) {

@@ -66,7 +66,8 @@ SIGHUP, or gidserver reload, has it read the configuration again.`,
 	return c
 }
 
-// cachedClients is about how many clients' entries are kept in memory, a few tens of megabytes.
+// cachedClients is about how many clients' entries are kept in memory: those that come back with
+// a Request, and those that renew where they are not too many.
 const cachedClients = 1 << 15
 
 // sealedAhead is how many new subscribers may come at once before each has to wait for all of

@@ -33,7 +33,6 @@ import (
 	"fmt"
 	"io"
 	"math/big"
-	"sync"
 	"time"
 
 	"brightgid/eidauth"
@@ -80,7 +79,7 @@ func Prove(rand io.Reader, key crypto.Signer, certificate *x509.Certificate, rea
 	b = binary.BigEndian.AppendUint64(b, uint64(until.Unix()))
 	b = binary.BigEndian.AppendUint16(b, uint16(len(certificate.Raw)))
 	b = append(b, certificate.Raw...)
-	text := message(realm, duid, b)
+	text := eidauth.SignedText(prefix, realm, duid, b)
 	switch public := certificate.PublicKey.(type) {
 	case ed25519.PublicKey:
 		sig, err := key.Sign(rand, text, crypto.Hash(0))
@@ -110,15 +109,6 @@ func Prove(rand io.Reader, key crypto.Signer, certificate *x509.Certificate, rea
 	}
 }
 
-// message is what a proof's signature is over.
-func message(realm string, duid, body []byte) []byte {
-	b := append([]byte(prefix), byte(len(realm)))
-	b = append(b, realm...)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(duid)))
-	b = append(b, duid...)
-	return append(b, body...)
-}
-
 // Encode returns a proof as text.
 func Encode(proof []byte) string { return base64.RawURLEncoding.EncodeToString(proof) }
 
@@ -138,18 +128,8 @@ type Source struct {
 	pool    *x509.CertPool
 	revoked map[string]bool // issuer ‖ serial number
 
-	mu    sync.Mutex
-	known map[[sha256.Size]byte]*valid // proofs that were checked, by their hash with the DUID
+	known eidauth.Credentials
 }
-
-// valid is a proof that was found to hold.
-type valid struct {
-	from, until time.Time
-	id          eidauth.Identity
-}
-
-// maxKnown bounds the proofs that are remembered.
-const maxKnown = 100_000
 
 // skew is how far a client's clock may be ahead.
 const skew = 5 * time.Minute
@@ -159,7 +139,7 @@ func New(c Config) (*Source, error) {
 	if len(c.Roots) == 0 {
 		return nil, errors.New("no authority")
 	}
-	s := &Source{c: c, pool: x509.NewCertPool(), revoked: make(map[string]bool), known: make(map[[sha256.Size]byte]*valid)}
+	s := &Source{c: c, pool: x509.NewCertPool(), revoked: make(map[string]bool)}
 	for _, r := range c.Roots {
 		s.pool.AddCert(r)
 	}
@@ -193,45 +173,25 @@ func (s *Source) Authenticate(c *eidauth.Client) (eidauth.Identity, error) {
 }
 
 func (s *Source) check(duid, b []byte) (eidauth.Identity, error) {
-	h := sha256.New()
-	h.Write(binary.BigEndian.AppendUint16(nil, uint16(len(duid))))
-	h.Write(duid)
-	h.Write(b)
-	key := [sha256.Size]byte(h.Sum(nil))
 	now := s.c.Now()
-	s.mu.Lock()
-	v := s.known[key]
-	s.mu.Unlock()
-	if v == nil {
-		var err error
-		if v, err = s.parse(duid, b, now); err != nil {
-			return eidauth.Identity{}, err
-		}
+	x, err := s.known.Check(duid, b, func() (*eidauth.Credential, error) { return s.parse(duid, b, now) })
+	if err != nil {
+		return eidauth.Identity{}, err
 	}
-	if now.Add(skew).Before(v.from) || !now.Before(v.until) {
+	if now.Add(skew).Before(x.From) || !now.Before(x.Until) {
 		return eidauth.Identity{}, ErrTime
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.known) >= maxKnown {
-		clear(s.known) // they are checked again when they come
-	}
-	s.known[key] = v
-	return v.id, nil
+	return x.Identity, nil
 }
 
 // parse checks a proof: its certificate, its signature, its time. It holds no longer than
 // the certificate.
-func (s *Source) parse(duid, b []byte, now time.Time) (*valid, error) {
-	if b[0] != version {
-		raw := make([]byte, base64.RawURLEncoding.DecodedLen(len(b)))
-		n, err := base64.RawURLEncoding.Strict().Decode(raw, b)
-		if err != nil {
-			return nil, ErrMalformed
-		}
-		b = raw[:n]
+func (s *Source) parse(duid, b []byte, now time.Time) (*eidauth.Credential, error) {
+	b, err := eidauth.DecodeCredential(b, version)
+	if err != nil {
+		return nil, ErrMalformed
 	}
-	if len(b) < headLen+signatureLen || len(b) > headLen+MaxCertificate+signatureLen || b[0] != version {
+	if len(b) < headLen+signatureLen || len(b) > headLen+MaxCertificate+signatureLen {
 		return nil, ErrMalformed
 	}
 	body, sig := b[:len(b)-signatureLen], b[len(b)-signatureLen:]
@@ -250,19 +210,19 @@ func (s *Source) parse(duid, b []byte, now time.Time) (*valid, error) {
 	if s.revoked[string(cert.RawIssuer)+cert.SerialNumber.String()] {
 		return nil, ErrRevoked
 	}
-	if !verify(cert.PublicKey, message(s.c.Realm, duid, body), sig) {
+	if !verify(cert.PublicKey, eidauth.SignedText(prefix, s.c.Realm, duid, body), sig) {
 		return nil, ErrForeign
 	}
 	from, until := binary.BigEndian.Uint64(body[1:]), binary.BigEndian.Uint64(body[9:])
 	if from >= until || until > 1<<40 || until-from > uint64(s.c.Lifetime/time.Second) {
 		return nil, ErrTime
 	}
-	v := &valid{from: time.Unix(int64(from), 0), until: time.Unix(int64(until), 0)}
-	if cert.NotAfter.Before(v.until) {
-		v.until = cert.NotAfter
+	x := &eidauth.Credential{From: time.Unix(int64(from), 0), Until: time.Unix(int64(until), 0)}
+	if cert.NotAfter.Before(x.Until) {
+		x.Until = cert.NotAfter
 	}
-	v.id.EID, err = EID(cert, issuer)
-	return v, err
+	x.Identity.EID, err = EID(cert, issuer)
+	return x, err
 }
 
 func verify(public any, text, sig []byte) bool {

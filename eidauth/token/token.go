@@ -29,7 +29,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	"brightgid/eidauth"
@@ -98,16 +97,7 @@ func (i *Issuer) Issue(rand io.Reader, eid idcodec.EID, duid []byte, notBefore, 
 	b = append(b, handle[:]...)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(nid)))
 	b = append(b, nid...)
-	return append(b, ed25519.Sign(i.key, signed(i.realm, duid, b))...), nil
-}
-
-// signed is what a token's signature is over.
-func signed(realm string, duid, body []byte) []byte {
-	b := append([]byte(signature), byte(len(realm)))
-	b = append(b, realm...)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(duid)))
-	b = append(b, duid...)
-	return append(b, body...)
+	return append(b, ed25519.Sign(i.key, eidauth.SignedText(signature, i.realm, duid, b))...), nil
 }
 
 // Encode returns a token as text.
@@ -128,22 +118,12 @@ type Source struct {
 	c       Config
 	issuers map[[sha256.Size]byte]ed25519.PublicKey
 
-	mu    sync.Mutex
-	known map[[sha256.Size]byte]*valid // tokens that were checked, by their hash with the DUID
+	known eidauth.Credentials
 }
-
-// valid is a token that was found to hold.
-type valid struct {
-	from, until time.Time
-	id          eidauth.Identity
-}
-
-// maxKnown bounds the tokens that are remembered.
-const maxKnown = 100_000
 
 // New returns a source.
 func New(c Config) (*Source, error) {
-	s := &Source{c: c, issuers: make(map[[sha256.Size]byte]ed25519.PublicKey), known: make(map[[sha256.Size]byte]*valid)}
+	s := &Source{c: c, issuers: make(map[[sha256.Size]byte]ed25519.PublicKey)}
 	for _, x := range c.Issuers {
 		key, ok := x.PublicKey.(ed25519.PublicKey)
 		if !ok {
@@ -172,44 +152,23 @@ func (s *Source) Authenticate(c *eidauth.Client) (eidauth.Identity, error) {
 }
 
 func (s *Source) check(duid, b []byte) (eidauth.Identity, error) {
-	h := sha256.New()
-	h.Write(binary.BigEndian.AppendUint16(nil, uint16(len(duid))))
-	h.Write(duid)
-	h.Write(b)
-	key := [sha256.Size]byte(h.Sum(nil))
-	now := s.c.Now()
-	s.mu.Lock()
-	v := s.known[key]
-	s.mu.Unlock()
-	if v == nil {
-		var err error
-		if v, err = s.parse(duid, b); err != nil {
-			return eidauth.Identity{}, err
-		}
+	x, err := s.known.Check(duid, b, func() (*eidauth.Credential, error) { return s.parse(duid, b) })
+	if err != nil {
+		return eidauth.Identity{}, err
 	}
-	if now.Before(v.from) || !now.Before(v.until) {
+	if now := s.c.Now(); now.Before(x.From) || !now.Before(x.Until) {
 		return eidauth.Identity{}, ErrTime
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.known) >= maxKnown {
-		clear(s.known) // they are checked again when they come
-	}
-	s.known[key] = v
-	return v.id, nil
+	return x.Identity, nil
 }
 
 // parse checks a token's signature, and then what is signed.
-func (s *Source) parse(duid, b []byte) (*valid, error) {
-	if b[0] != version {
-		raw := make([]byte, base64.RawURLEncoding.DecodedLen(len(b)))
-		n, err := base64.RawURLEncoding.Strict().Decode(raw, b)
-		if err != nil {
-			return nil, ErrMalformed
-		}
-		b = raw[:n]
+func (s *Source) parse(duid, b []byte) (*eidauth.Credential, error) {
+	b, err := eidauth.DecodeCredential(b, version)
+	if err != nil {
+		return nil, ErrMalformed
 	}
-	if len(b) < headLen+ed25519.SignatureSize || len(b) > MaxLen || b[0] != version {
+	if len(b) < headLen+ed25519.SignatureSize || len(b) > MaxLen {
 		return nil, ErrMalformed
 	}
 	body, sig := b[:len(b)-ed25519.SignatureSize], b[len(b)-ed25519.SignatureSize:]
@@ -221,7 +180,7 @@ func (s *Source) parse(duid, b []byte) (*valid, error) {
 	if !ok {
 		return nil, ErrIssuer
 	}
-	if !ed25519.Verify(public, signed(s.c.Realm, duid, body), sig) {
+	if !ed25519.Verify(public, eidauth.SignedText(signature, s.c.Realm, duid, body), sig) {
 		return nil, ErrForeign
 	}
 	const times = 1 + sha256.Size
@@ -233,8 +192,8 @@ func (s *Source) parse(duid, b []byte) (*valid, error) {
 	if err := s.c.Escrow.CheckNID(s.c.Realm, nid); err != nil {
 		return nil, err
 	}
-	return &valid{time.Unix(int64(from), 0), time.Unix(int64(until), 0),
-		eidauth.Identity{Sealed: &eidauth.Sealed{Key: s.lookup(body[1:times], body[times+16:headLen-2]), NID: nid}}}, nil
+	return &eidauth.Credential{From: time.Unix(int64(from), 0), Until: time.Unix(int64(until), 0),
+		Identity: eidauth.Identity{Sealed: &eidauth.Sealed{Key: s.lookup(body[1:times], body[times+16:headLen-2]), NID: nid}}}, nil
 }
 
 // lookup returns the key under which the registry files a subscriber of an issuer. It is

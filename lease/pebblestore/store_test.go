@@ -20,12 +20,22 @@ import (
 )
 
 func TestConformance(t *testing.T) {
+	conformance(t, func(s *Store) lease.Store { return s })
+}
+
+// The same with a cache before it, which forgets all the time.
+func TestConformanceBehindACache(t *testing.T) {
+	conformance(t, func(s *Store) lease.Store { return lease.NewCache(s, 3) })
+}
+
+func conformance(t *testing.T, wrap func(*Store) lease.Store) {
 	dirs := make(map[lease.Store]string)
 	open := func(t *testing.T, dir string) lease.Store {
-		s, err := Open(dir, Options{})
+		opened, err := Open(dir, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
+		s := wrap(opened)
 		dirs[s] = dir
 		t.Cleanup(func() {
 			if _, ok := dirs[s]; ok {
@@ -33,35 +43,6 @@ func TestConformance(t *testing.T) {
 			}
 		})
 		return s
-	}
-	leasetest.Run(t,
-		func(t *testing.T) lease.Store { return open(t, filepath.Join(t.TempDir(), "leases")) },
-		func(t *testing.T, s lease.Store) lease.Store {
-			if err := s.Close(); err != nil {
-				t.Fatal(err)
-			}
-			dir := dirs[s]
-			delete(dirs, s)
-			return open(t, dir)
-		})
-}
-
-// The same with a cache before it, which forgets all the time.
-func TestConformanceBehindACache(t *testing.T) {
-	dirs := make(map[lease.Store]string)
-	open := func(t *testing.T, dir string) lease.Store {
-		s, err := Open(dir, Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := lease.NewCache(s, 3)
-		dirs[c] = dir
-		t.Cleanup(func() {
-			if _, ok := dirs[c]; ok {
-				s.Close()
-			}
-		})
-		return c
 	}
 	leasetest.Run(t,
 		func(t *testing.T) lease.Store { return open(t, filepath.Join(t.TempDir(), "leases")) },

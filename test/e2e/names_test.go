@@ -85,7 +85,7 @@ zone "clients.isp.example" { type primary; file "zone"; allow-update { key gid; 
 			// Another client of the same name, by the link's other end.
 			other, err := w.lab.Namespace("other")
 			w.must(err)
-			w.must(w.Host.Do("ip", "link", "set", "eth1", "name", "eth3"))
+			w.must(w.Host.Do("ip", "link", "del", "eth1"))
 			w.must(w.Direct(other, lanMAC))
 			thief, err := other.NewClient(program, "eth0", line...)
 			w.must(err)
