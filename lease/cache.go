@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"brightgid/idcodec"
+	"brightgid/lease/recent"
 )
 
 // Cache is a store with the entries of lately seen clients in memory, those that are not
@@ -16,18 +17,23 @@ import (
 // the store behind it.
 type Cache struct {
 	Store
-	keys     generations[idcodec.LookupKey, known[uint64]]
-	leases   generations[netip.Addr, known[Lease]]
-	clients  generations[clientID, []netip.Addr]
-	lists    generations[uint64, []netip.Addr]
-	accounts generations[accountID, Account]
+	keys     *recent.Map[idcodec.LookupKey, known[uint64]]
+	leases   *recent.Map[netip.Addr, known[Lease]]
+	clients  *recent.Map[clientID, []netip.Addr]
+	lists    *recent.Map[uint64, []netip.Addr]
+	accounts *recent.Map[accountID, Account]
 }
 
 // NewCache returns a cache of about size clients.
 func NewCache(s Store, size int) *Cache {
-	c := &Cache{Store: s}
-	c.keys.max, c.leases.max, c.clients.max, c.lists.max, c.accounts.max = size, 2*size, size, size, 2*size
-	return c
+	return &Cache{
+		Store:    s,
+		keys:     recent.New[idcodec.LookupKey, known[uint64]](size),
+		leases:   recent.New[netip.Addr, known[Lease]](2 * size),
+		clients:  recent.New[clientID, []netip.Addr](size),
+		lists:    recent.New[uint64, []netip.Addr](size),
+		accounts: recent.New[accountID, Account](2 * size),
+	}
 }
 
 // known is a record, or that there is none.
@@ -48,43 +54,9 @@ type accountID struct {
 	prefix     idcodec.Prefix
 }
 
-// generations is a map that forgets: when the young entries are as many as they may be they
-// become the old ones, and what nobody has asked for since the last time is gone.
-type generations[K comparable, V any] struct {
-	max        int
-	young, old map[K]V
-}
-
-func (g *generations[K, V]) get(k K) (v V, ok bool) {
-	if v, ok = g.young[k]; ok {
-		return v, true
-	}
-	if v, ok = g.old[k]; ok {
-		g.put(k, v)
-	}
-	return v, ok
-}
-
-func (g *generations[K, V]) put(k K, v V) {
-	if g.young == nil {
-		g.young, g.old = make(map[K]V), make(map[K]V)
-	}
-	if len(g.young) >= g.max {
-		g.young, g.old = g.old, g.young
-		clear(g.young)
-	}
-	g.young[k] = v
-}
-
-// forget removes an entry.
-func (g *generations[K, V]) forget(k K) {
-	delete(g.young, k)
-	delete(g.old, k)
-}
-
 // through returns a record from memory, or reads and remembers it.
-func through[K comparable, V any](g *generations[K, known[V]], k K, read func(K) (V, error)) (V, error) {
-	if x, ok := g.get(k); ok {
+func through[K comparable, V any](g *recent.Map[K, known[V]], k K, read func(K) (V, error)) (V, error) {
+	if x, ok := g.Get(k); ok {
 		if x.none {
 			return x.v, ErrNotFound
 		}
@@ -92,57 +64,53 @@ func through[K comparable, V any](g *generations[K, known[V]], k K, read func(K)
 	}
 	v, err := read(k)
 	if err == nil || errors.Is(err, ErrNotFound) {
-		g.put(k, known[V]{v, err != nil})
+		g.Put(k, known[V]{v, err != nil})
 	}
 	return v, err
 }
 
 // Lookup implements [Store].
 func (c *Cache) Lookup(key idcodec.LookupKey) (uint64, error) {
-	return through(&c.keys, key, c.Store.Lookup)
+	return through(c.keys, key, c.Store.Lookup)
 }
 
 // Register implements [Store].
 func (c *Cache) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (uint64, error) {
 	n, err := c.Store.Register(key, nid, at)
 	if err == nil {
-		c.keys.put(key, known[uint64]{v: n})
+		c.keys.Put(key, known[uint64]{v: n})
 	}
 	return n, err
 }
 
 // Lease implements [Store]. What the lease points to is not the caller's to change.
 func (c *Cache) Lease(addr netip.Addr) (Lease, error) {
-	return through(&c.leases, addr, c.Store.Lease)
+	return through(c.leases, addr, c.Store.Lease)
 }
 
 // ByClient implements [Store].
 func (c *Cache) ByClient(dst []netip.Addr, x Client) ([]netip.Addr, error) {
-	// A conversion within the index expression makes no string.
-	if all, ok := c.clients.young[clientID{string(x.DUID), x.IAID, x.PD}]; ok {
-		return append(dst, all...), nil
-	}
 	id := clientID{string(x.DUID), x.IAID, x.PD}
-	all, ok := c.clients.get(id)
+	all, ok := c.clients.Get(id)
 	if !ok {
 		var err error
 		if all, err = c.Store.ByClient(nil, x); err != nil {
 			return dst, err
 		}
-		c.clients.put(id, all)
+		c.clients.Put(id, all)
 	}
 	return append(dst, all...), nil
 }
 
 // BySubscriber implements [Store].
 func (c *Cache) BySubscriber(dst []netip.Addr, number uint64) ([]netip.Addr, error) {
-	all, ok := c.lists.get(number)
+	all, ok := c.lists.Get(number)
 	if !ok {
 		var err error
 		if all, err = c.Store.BySubscriber(nil, number); err != nil {
 			return dst, err
 		}
-		c.lists.put(number, all)
+		c.lists.Put(number, all)
 	}
 	return append(dst, all...), nil
 }
@@ -150,13 +118,13 @@ func (c *Cache) BySubscriber(dst []netip.Addr, number uint64) ([]netip.Addr, err
 // Account implements [Store].
 func (c *Cache) Account(subscriber uint64, p idcodec.Prefix) (Account, error) {
 	id := accountID{subscriber, p}
-	a, ok := c.accounts.get(id)
+	a, ok := c.accounts.Get(id)
 	if !ok {
 		var err error
 		if a, err = c.Store.Account(subscriber, p); err != nil {
 			return a, err
 		}
-		c.accounts.put(id, a)
+		c.accounts.Put(id, a)
 	}
 	return a, nil
 }
@@ -166,44 +134,44 @@ func (c *Cache) Apply(u *Update) error {
 	if err := c.Store.Apply(u); err != nil {
 		// What of it is stored, nobody knows.
 		for i := range u.Put {
-			c.leases.forget(u.Put[i].Addr)
+			c.leases.Forget(u.Put[i].Addr)
 		}
-		c.forget(u)
+		c.forgetAll(u)
 		return err
 	}
 	for i := range u.Put {
-		c.leases.put(u.Put[i].Addr, known[Lease]{v: own(u.Put[i])})
+		c.leases.Put(u.Put[i].Addr, known[Lease]{v: own(u.Put[i])})
 	}
 	for i := range u.Delete {
-		c.leases.forget(u.Delete[i].Addr)
+		c.leases.Forget(u.Delete[i].Addr)
 	}
 	for i := range u.Clients {
 		x := &u.Clients[i]
-		c.clients.put(clientID{string(x.Client.DUID), x.Client.IAID, x.Client.PD}, slices.Clone(x.Addrs))
+		c.clients.Put(clientID{string(x.Client.DUID), x.Client.IAID, x.Client.PD}, slices.Clone(x.Addrs))
 	}
 	for i := range u.Lists {
-		c.lists.put(u.Lists[i].Subscriber, slices.Clone(u.Lists[i].Addrs))
+		c.lists.Put(u.Lists[i].Subscriber, slices.Clone(u.Lists[i].Addrs))
 	}
 	for i := range u.Accounts {
 		x := &u.Accounts[i]
-		c.accounts.put(accountID{x.Subscriber, x.Prefix}, x.Account)
+		c.accounts.Put(accountID{x.Subscriber, x.Prefix}, x.Account)
 	}
 	return nil
 }
 
-func (c *Cache) forget(u *Update) {
+func (c *Cache) forgetAll(u *Update) {
 	for i := range u.Delete {
-		c.leases.forget(u.Delete[i].Addr)
+		c.leases.Forget(u.Delete[i].Addr)
 	}
 	for i := range u.Clients {
 		x := &u.Clients[i].Client
-		c.clients.forget(clientID{string(x.DUID), x.IAID, x.PD})
+		c.clients.Forget(clientID{string(x.DUID), x.IAID, x.PD})
 	}
 	for i := range u.Lists {
-		c.lists.forget(u.Lists[i].Subscriber)
+		c.lists.Forget(u.Lists[i].Subscriber)
 	}
 	for i := range u.Accounts {
-		c.accounts.forget(accountID{u.Accounts[i].Subscriber, u.Accounts[i].Prefix})
+		c.accounts.Forget(accountID{u.Accounts[i].Subscriber, u.Accounts[i].Prefix})
 	}
 }
 

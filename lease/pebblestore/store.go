@@ -202,7 +202,7 @@ func (s *Store) Lookup(key idcodec.LookupKey) (n uint64, err error) {
 	var buf [1 + len(key)]byte
 	err = s.view(lookupKey(buf[:0], key), func(v []byte) error {
 		if len(v) != 8 {
-			return errCorrupt
+			return lease.ErrDamaged
 		}
 		n = binary.BigEndian.Uint64(v)
 		return nil
@@ -233,7 +233,7 @@ func (s *Store) Subscriber(n uint64) (lease.Subscriber, error) {
 		return lease.Subscriber{}, err
 	}
 	if len(v) < 8 {
-		return lease.Subscriber{}, errCorrupt
+		return lease.Subscriber{}, lease.ErrDamaged
 	}
 	return lease.Subscriber{
 		Number:     n,
@@ -249,7 +249,7 @@ func (s *Store) Subscribers() uint64 { return s.next.Load() }
 func (s *Store) Lease(addr netip.Addr) (l lease.Lease, err error) {
 	var buf [17]byte
 	err = s.view(leaseKey(buf[:0], addr), func(v []byte) error {
-		l, err = parseLease(addr, v)
+		l, err = lease.ParseRecord(addr, v)
 		return err
 	})
 	return l, err
@@ -271,7 +271,7 @@ func (s *Store) History(dst []lease.Lease, addr netip.Addr) ([]lease.Lease, erro
 	}
 	defer it.Close()
 	for ok := it.Last(); ok; ok = it.Prev() {
-		l, err := parseLease(addr, it.Value())
+		l, err := lease.ParseRecord(addr, it.Value())
 		if err != nil {
 			return dst, err
 		}
@@ -300,7 +300,7 @@ func (s *Store) Within(dst []netip.Addr, p netip.Prefix, from, until time.Time, 
 			i = 1
 		}
 		addr := addrOfKey(its[i].Key())
-		l, err := parseLease(addr, its[i].Value())
+		l, err := lease.ParseRecord(addr, its[i].Value())
 		if err != nil {
 			return dst, err
 		}
@@ -328,7 +328,7 @@ func (s *Store) BySubscriber(dst []netip.Addr, n uint64) ([]netip.Addr, error) {
 func (s *Store) addrs(dst []netip.Addr, key []byte) ([]netip.Addr, error) {
 	err := s.view(key, func(v []byte) error {
 		if len(v)%16 != 0 {
-			return errCorrupt
+			return lease.ErrDamaged
 		}
 		for ; len(v) > 0; v = v[16:] {
 			dst = append(dst, netip.AddrFrom16([16]byte(v)))
@@ -346,7 +346,7 @@ func (s *Store) Account(n uint64, p idcodec.Prefix) (a lease.Account, err error)
 	var buf [17]byte
 	err = s.view(accountKey(buf[:0], n, p), func(v []byte) error {
 		if len(v) != 14 {
-			return errCorrupt
+			return lease.ErrDamaged
 		}
 		a = lease.Account{
 			Epoch: binary.BigEndian.Uint32(v),
@@ -415,7 +415,7 @@ func (s *Store) Apply(u *lease.Update) error {
 }
 
 func (s *Store) encode(l *lease.Lease) []byte {
-	s.value = appendLease(s.value[:0], l)
+	s.value = lease.AppendRecord(s.value[:0], l)
 	return s.value
 }
 
@@ -455,7 +455,7 @@ func (s *Store) Old(before uint32, after []byte, limit int) ([]lease.Lease, []by
 	defer it.Close()
 	var old []lease.Lease
 	for ok := it.First(); ok; ok = it.Next() {
-		l, err := parseLease(addrOfKey(it.Key()), it.Value())
+		l, err := lease.ParseRecord(addrOfKey(it.Key()), it.Value())
 		if err != nil {
 			return nil, nil, err
 		}
@@ -478,7 +478,7 @@ func (s *Store) Each(f func(lease.Lease) error) error {
 	}
 	defer it.Close()
 	for ok := it.First(); ok; ok = it.Next() {
-		l, err := parseLease(addrOfKey(it.Key()), it.Value())
+		l, err := lease.ParseRecord(addrOfKey(it.Key()), it.Value())
 		if err != nil {
 			return err
 		}

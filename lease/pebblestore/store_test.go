@@ -225,15 +225,3 @@ func TestKilledWriterLosesNothing(t *testing.T) {
 		t.Fatalf("only %d records were acknowledged; the test shows nothing", total)
 	}
 }
-
-func FuzzParseLease(f *testing.F) {
-	l := leasetest.Lease(1, time.Unix(1e9, 0))
-	f.Add(appendLease(nil, &l))
-	f.Add([]byte{leaseVersion})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		l, err := parseLease(netip.IPv6Loopback(), b)
-		if err == nil && !bytes.Equal(appendLease(nil, &l), b) {
-			t.Fatalf("%x is read as %+v, which is written as %x", b, l, appendLease(nil, &l))
-		}
-	})
-}
