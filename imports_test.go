@@ -38,6 +38,7 @@ var helpers = map[string][]string{
 	"internal/lockedfile":   {"internal/secretfile"},
 	"internal/logging":      nil,
 	"internal/netlab":       nil,
+	"internal/pglab":        nil,
 	"internal/secretfile":   nil,
 	"internal/tomlfile":     nil,
 
@@ -103,7 +104,7 @@ func forbidden(from, to string, test bool) string {
 		return top(from) + " has no layer in this test; give it one"
 	}
 	if top(to) == "internal" {
-		lab := to == "internal/netlab" || to == "internal/fabnet"
+		lab := to == "internal/netlab" || to == "internal/fabnet" || to == "internal/pglab"
 		if top(from) == "cmd" && !lab || test && lab {
 			return ""
 		}

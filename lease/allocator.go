@@ -96,6 +96,8 @@ type Allocator struct {
 	grants  []Grant
 	places  []place
 
+	firstSlot, slots uint16 // that new leases may have
+
 	exhausted map[netip.Prefix]time.Time // pools, and until when they are not searched to the end
 }
 
@@ -119,7 +121,23 @@ func (p *place) account() idcodec.Prefix { return idcodec.PrefixOf(p.within.Addr
 
 // NewAllocator returns an allocator over a store.
 func NewAllocator(store Store, keys Keys, policy Policy) *Allocator {
-	return &Allocator{store: store, keys: keys, policy: policy, exhausted: make(map[netip.Prefix]time.Time)}
+	return &Allocator{store: store, keys: keys, policy: policy, slots: idcodec.MaxSlot + 1, exhausted: make(map[netip.Prefix]time.Time)}
+}
+
+// Split has new addresses be of the part-th of so many parts of each subscriber's slots, so
+// that servers which share a store and have a part each lease what no other of them does.
+// Prefixes, of which there are fewer, are only looked for from different places on.
+func (a *Allocator) Split(part, parts int) {
+	a.slots = uint16((idcodec.MaxSlot + 1) / parts)
+	a.firstSlot = uint16(part) * a.slots
+}
+
+// nextSlot returns the slot after one.
+func (a *Allocator) nextSlot(slot uint16, p *place) uint16 {
+	if slot++; p.bits == 0 && slot-a.firstSlot >= a.slots {
+		return a.firstSlot
+	}
+	return slot
 }
 
 // SetPolicy has another policy hold from now on; leases are as they are until they are
@@ -245,6 +263,18 @@ func (a *Allocator) Assign(now time.Time, r *Request) ([]Grant, error) {
 // RFC 8981 §3.4 does with temporary addresses. It returns ErrNotFound when the
 // client has no lease on the link that lives.
 func (a *Allocator) Renew(now time.Time, r *Request) ([]Grant, error) {
+	grants, err := a.renew(now, r)
+	if s, ok := a.store.(refresher); ok && errors.Is(err, ErrNotFound) {
+		s.Refresh(r.Client)
+		return a.renew(now, r)
+	}
+	return grants, err
+}
+
+// refresher is a store whose reads may be old; Refresh has the next ones of a client be new.
+type refresher interface{ Refresh(c Client) }
+
+func (a *Allocator) renew(now time.Time, r *Request) ([]Grant, error) {
 	now = now.Truncate(time.Second)
 	known, err := a.leases(r.Client)
 	if err != nil {
@@ -449,7 +479,10 @@ func (a *Allocator) lease(now time.Time, r *Request, p *place, fresh int) error 
 		return err
 	}
 	if account.Epoch != epoch {
-		account.Epoch, account.Slot = epoch, 0
+		account.Epoch, account.Slot = epoch, a.firstSlot
+	}
+	if p.bits == 0 && account.Slot-a.firstSlot >= a.slots {
+		account.Slot = a.firstSlot // they were split otherwise before
 	}
 	for range a.tries(now, p) {
 		slot := account.Slot
@@ -457,10 +490,7 @@ func (a *Allocator) lease(now time.Time, r *Request, p *place, fresh int) error 
 		if err != nil {
 			return err
 		}
-		account.Slot = slot + 1
-		if p.bits == 0 {
-			account.Slot &= idcodec.MaxSlot
-		}
+		account.Slot = a.nextSlot(slot, p)
 		free, before, err := a.free(now, addr, p)
 		if err != nil {
 			return err

@@ -570,3 +570,34 @@ func TestRegister(t *testing.T) {
 	}
 	t.Error("2,000 addresses were registered")
 }
+
+// Servers with a part each of the slots never lease one slot, however many leases begin.
+func TestSplitSlotsNeverMeet(t *testing.T) {
+	const parts = 16
+	const each = (idcodec.MaxSlot + 1) / parts
+	of := make(map[uint16]int)
+	for _, part := range []int{0, 1, 15} {
+		b := newBench(t, policy)
+		b.Split(part, parts)
+		at := noon
+		for i := range each + 40 {
+			r := request(1, byte(part), uint32(i), prefixA)
+			addr := b.one(at, r)
+			_, slot, err := b.decode(addr, at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if other, ok := of[slot]; ok && other != part {
+				t.Fatalf("slot %d is of part %d and of part %d", slot, other, part)
+			}
+			of[slot] = part
+			if _, err := b.Release(at, r, []netip.Addr{addr}); err != nil {
+				t.Fatal(err)
+			}
+			at = at.Add(20 * time.Second)
+		}
+	}
+	if len(of) != 3*each {
+		t.Errorf("%d slots came up, want all %d", len(of), 3*each)
+	}
+}

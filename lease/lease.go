@@ -152,8 +152,8 @@ type Store interface {
 	// Subscriber returns an entry of the registry, or ErrNotFound.
 	Subscriber(number uint64) (Subscriber, error)
 
-	// Subscribers returns how many numbers were handed out; it is the
-	// registry's end.
+	// Subscribers returns the registry's end: all numbers that were handed out are below
+	// it. Where servers share a registry some below it were not.
 	Subscribers() uint64
 
 	// Lease returns the newest lease of an address, or ErrNotFound.

@@ -11,6 +11,9 @@ import (
 
 func number(n uint64) string { return string(binary.BigEndian.AppendUint64(nil, n)) }
 
+// SubscriberKey names the row of a subscriber.
+func SubscriberKey(n uint64) Key { return Key{Subscribers, number(n)} }
+
 // LeaseKey names the row of an address's newest lease.
 func LeaseKey(a netip.Addr) Key {
 	raw := a.As16()

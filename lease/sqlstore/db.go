@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -32,8 +33,8 @@ var Schema string
 const (
 	format      = 1
 	connections = 8
-	page        = 1000 // rows that Each reads at a time
-	tries       = 8    // of a transaction that collides with others'
+	page        = 1000                  // rows that Each reads at a time
+	tries       = 2 * shared.MaxServers // of a transaction that collides with others'
 	sweepEvery  = time.Minute
 )
 
@@ -119,20 +120,31 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	pool, err := pgxpool.NewWithConfig(ctx, c)
+	d, err := connect(ctx, c, o.Now)
 	if err != nil {
-		return nil, fmt.Errorf("database: %w", err)
+		return nil, err
 	}
-	d := &DB{pool: pool, now: o.Now}
-	if err := d.start(ctx, o.Create); err != nil {
-		pool.Close()
+	err = d.durable(ctx)
+	if err == nil {
+		err = d.tables(ctx, o.Create)
+	}
+	if err != nil {
+		d.pool.Close()
 		return nil, fmt.Errorf("database: %w", err)
 	}
 	return d, nil
 }
 
-// start checks what the database promises, and its format.
-func (d *DB) start(ctx context.Context, create bool) error {
+func connect(ctx context.Context, c *pgxpool.Config, now func() time.Time) (*DB, error) {
+	pool, err := pgxpool.NewWithConfig(ctx, c)
+	if err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	return &DB{pool: pool, now: now}, nil
+}
+
+// durable checks that what the database acknowledges is stored.
+func (d *DB) durable(ctx context.Context) error {
 	for _, name := range []string{"fsync", "synchronous_commit"} {
 		var value *string
 		if err := d.pool.QueryRow(ctx, "SELECT current_setting($1, true)", name).Scan(&value); err != nil {
@@ -142,6 +154,11 @@ func (d *DB) start(ctx context.Context, create bool) error {
 			return fmt.Errorf("%s is off: it would acknowledge what it has not stored", name)
 		}
 	}
+	return nil
+}
+
+// tables checks the database's format, and makes the tables if that is wanted.
+func (d *DB) tables(ctx context.Context, create bool) error {
 	if create {
 		// Two servers may do this at once, which PostgreSQL does not bear.
 		if err := d.retry(ctx, func(tx pgx.Tx) error {
@@ -184,6 +201,10 @@ func (d *DB) retry(ctx context.Context, f func(pgx.Tx) error) error {
 		case errors.Is(err, errWritten):
 			return nil
 		case errors.As(err, &pg) && try < tries && (pg.Code == serializationFailure || pg.Code == deadlock || pg.Code == uniqueViolation):
+			select {
+			case <-time.After(rand.N(time.Duration(try) * 2 * time.Millisecond)):
+			case <-ctx.Done():
+			}
 			continue
 		}
 		return d.broken(err) // say it was a standby's, which was the primary
@@ -192,7 +213,6 @@ func (d *DB) retry(ctx context.Context, f func(pgx.Tx) error) error {
 
 // errWritten ends a transaction whose work was done before.
 var errWritten = errors.New("written before")
-
 
 // Attach implements shared.DB.
 func (d *DB) Attach(ctx context.Context, name string) (a shared.Attachment, err error) {

@@ -87,7 +87,7 @@ func (d *DB) Within(ctx context.Context, dst []netip.Addr, p netip.Prefix, from,
 		(SELECT id FROM gid_leases WHERE id >= $1 AND id <= $2 AND `+held+` ORDER BY id LIMIT $6)
 		UNION
 		(SELECT DISTINCT substring(id from 1 for 16) AS id FROM gid_history WHERE id >= $1 AND id <= $7 AND `+held+` ORDER BY id LIMIT $6)
-	) AS both ORDER BY id LIMIT $6`, lower[:], upper[:], int64(lease.Declined), until.Unix(), from.Unix(), limit, last(upper))
+	) AS found ORDER BY id LIMIT $6`, lower[:], upper[:], int64(lease.Declined), until.Unix(), from.Unix(), limit, last(upper))
 	if err != nil {
 		return dst, d.broken(err)
 	}

@@ -1,0 +1,305 @@
+//go:build e2e
+
+package sqlstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"brightgid/idcodec"
+	"brightgid/internal/pglab"
+	"brightgid/lease"
+	"brightgid/lease/leasetest"
+	"brightgid/lease/shared"
+)
+
+var t0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// cluster starts a PostgreSQL that syncs nothing: these tests kill nobody.
+func cluster(t *testing.T) *pglab.Cluster {
+	t.Helper()
+	c, err := pglab.New("fsync=off", "full_page_writes=off")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+var databases int
+
+// database makes an empty one.
+func database(t *testing.T, c *pglab.Cluster) string {
+	t.Helper()
+	databases++
+	name := fmt.Sprintf("db%d", databases)
+	if err := c.SQL("CREATE DATABASE " + name); err != nil {
+		t.Fatal(err)
+	}
+	return strings.Replace(pglab.URL(c), "/"+pglab.Database+"?", "/"+name+"?", 1)
+}
+
+// open connects to a database of a server that does not promise to store what it acknowledges.
+func open(t *testing.T, url string) *DB {
+	t.Helper()
+	c, err := parse(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := connect(t.Context(), c, time.Now)
+	if err == nil {
+		err = d.tables(t.Context(), true)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+// marking has each call be a message of its own.
+type marking struct{ *shared.Store }
+
+func (m marking) Apply(u *lease.Update) error {
+	err := m.Store.Apply(u)
+	m.Mark()
+	return err
+}
+
+func (m marking) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (uint64, error) {
+	n, err := m.Store.Register(key, nid, at)
+	m.Mark()
+	return n, err
+}
+
+func attach(t *testing.T, d shared.DB, name string) *shared.Store {
+	t.Helper()
+	s, err := shared.New(t.Context(), d, shared.Options{Name: name, Cache: 100, Timeout: 30 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Run(ctx)
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return s
+}
+
+func TestConformance(t *testing.T) {
+	c := cluster(t)
+	urls := make(map[lease.Store]string)
+	at := func(t *testing.T, url string) lease.Store {
+		s := marking{attach(t, open(t, url), "one")}
+		urls[s] = url
+		return s
+	}
+	leasetest.Run(t, func(t *testing.T) lease.Store { return at(t, database(t, c)) },
+		func(t *testing.T, s lease.Store) lease.Store { return at(t, urls[s]) })
+}
+
+// Every server that starts makes the tables if there are none, also at once with others;
+// each is another one, and there are as many as there may be.
+func TestServersStartAtOnce(t *testing.T) {
+	c := cluster(t)
+	url := database(t, c)
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	numbers := make(map[int]bool)
+	full := 0
+	for i := range shared.MaxServers + 2 {
+		all.Go(func() {
+			d := open(t, url)
+			a, err := d.Attach(context.Background(), fmt.Sprintf("server %d", i))
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case errors.Is(err, shared.ErrServers):
+				full++
+			case err != nil:
+				t.Error(err)
+			default:
+				numbers[a.Server] = true
+			}
+		})
+	}
+	all.Wait()
+	if len(numbers) != shared.MaxServers || full != 2 {
+		t.Errorf("%d servers and %d too many; want %d and 2", len(numbers), full, shared.MaxServers)
+	}
+}
+
+// Two servers that change the same leases all the time lose nothing: each change that was
+// acknowledged was made on what was there.
+func TestServersThatCollide(t *testing.T) {
+	c := cluster(t)
+	url := database(t, c)
+	const each, leases = 300, 5
+	var all sync.WaitGroup
+	acknowledged := make([]int, 2)
+	conflicts := make([]int, 2)
+	for i := range 2 {
+		s := attach(t, open(t, url), fmt.Sprintf("server %d", i))
+		all.Go(func() {
+			for n := 0; acknowledged[i] < each; n++ {
+				addr := leasetest.Lease(n%leases, t0).Addr
+				l, err := s.Lease(addr)
+				if errors.Is(err, lease.ErrNotFound) {
+					l, err = leasetest.Lease(n%leases, t0), nil
+					l.Subscriber = 0
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				l.Subscriber++ // counts
+				if err := s.Apply(&lease.Update{Put: []lease.Lease{l}}); err != nil {
+					t.Error(err)
+					return
+				}
+				switch err := s.Mark().Wait(); {
+				case err == nil:
+					acknowledged[i]++
+				case errors.Is(err, shared.ErrConflict):
+					conflicts[i]++
+				default:
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	s := attach(t, open(t, url), "a third")
+	total := uint64(0)
+	for n := range leases {
+		l, err := s.Lease(leasetest.Lease(n, t0).Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		total += l.Subscriber
+	}
+	if total != 2*each {
+		t.Errorf("%d changes were acknowledged, the leases count %d", 2*each, total)
+	}
+	t.Logf("conflicts: %v", conflicts)
+	if conflicts[0]+conflicts[1] == 0 {
+		t.Error("no conflicts; the test shows nothing")
+	}
+}
+
+// What is forgotten is forgotten with what was filed about it alone.
+func TestForgetLeavesNothingBehind(t *testing.T) {
+	c := cluster(t)
+	url := database(t, c)
+	d := open(t, url)
+	s := attach(t, d, "one")
+	var u lease.Update
+	for i := range 50 {
+		l := leasetest.Lease(i, t0)
+		before := l
+		before.Start = t0.Add(-time.Hour)
+		if i < 10 {
+			l.Epoch += 5
+		}
+		u.Put, u.Archive = append(u.Put, l), append(u.Archive, before)
+		u.Clients = append(u.Clients, lease.ClientList{Client: l.Client, Addrs: []netip.Addr{l.Addr}})
+		u.Lists = append(u.Lists, lease.AddressList{Subscriber: l.Subscriber, Addrs: []netip.Addr{l.Addr}})
+	}
+	if err := s.Apply(&u); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Barrier().Wait(); err != nil {
+		t.Fatal(err)
+	}
+	total := 0
+	for {
+		n, err := s.Forget(t.Context(), leasetest.Lease(0, t0).Epoch+1, 7)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if total += n; n == 0 {
+			break
+		}
+	}
+	if total != 90 {
+		t.Errorf("%d leases were removed, want 90", total)
+	}
+	for table, want := range map[string]int{"gid_leases": 10, "gid_history": 0, "gid_clients": 10, "gid_lists": 10} {
+		var n int
+		if err := d.pool.QueryRow(t.Context(), "SELECT count(*) FROM "+table).Scan(&n); err != nil || n != want {
+			t.Errorf("%s has %d rows, %v; want %d", table, n, err, want)
+		}
+	}
+}
+
+// A database that would acknowledge what it has not stored is refused, and one without
+// tables where none are to be made.
+func TestWhatOpenRefuses(t *testing.T) {
+	c := cluster(t)
+	url := database(t, c)
+	if _, err := Open(t.Context(), Options{URL: url, Create: true}); err == nil || !strings.Contains(err.Error(), "fsync is off") {
+		t.Errorf("%v", err)
+	}
+	p, err := parse(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := connect(t.Context(), p, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := d.tables(t.Context(), false); err == nil || !strings.Contains(err.Error(), "gidserver database create") {
+		t.Errorf("%v", err)
+	}
+	if err := d.tables(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.pool.Exec(t.Context(), "UPDATE gid_meta SET value = 2 WHERE name = 'format'"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.tables(t.Context(), true); err == nil || !strings.Contains(err.Error(), "format 2") {
+		t.Errorf("%v", err)
+	}
+}
+
+// A commit whose answer was lost is not made twice.
+func TestACommitIsMadeOnce(t *testing.T) {
+	c := cluster(t)
+	d := open(t, database(t, c))
+	a, err := d.Attach(t.Context(), "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := leasetest.Lease(1, t0)
+	x := &shared.Commit{Server: a.Server, Seq: 1, Rows: []shared.Row{{Key: shared.LeaseKey(l.Addr), Value: lease.AppendRecord(nil, &l), Rev: 5}}, Changed: []netip.Addr{l.Addr}}
+	y := &shared.Commit{Server: a.Server, Seq: 2, Prev: 1, Rows: []shared.Row{{Key: shared.LeaseKey(l.Addr), Value: lease.AppendRecord(nil, &l), Rev: 6, Was: 5}}}
+	for _, c := range []*shared.Commit{x, y, x, y} {
+		if err := d.Commit(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if rows, err := d.Get(t.Context(), []shared.Key{shared.LeaseKey(l.Addr)}); err != nil || rows[0].Rev != 6 {
+		t.Errorf("%+v, %v", rows, err)
+	}
+	y.Seq = 3
+	if err := d.Commit(t.Context(), y); !errors.Is(err, shared.ErrConflict) {
+		t.Errorf("%v, want ErrConflict", err)
+	}
+	if err := d.Commit(t.Context(), &shared.Commit{Server: a.Server, Seq: 3}); err != nil {
+		t.Errorf("the number of a commit that was refused: %v", err)
+	}
+}
