@@ -487,8 +487,7 @@ func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 		n, err = h.reg.Number(x.now, id.EID)
 	}
 	if err != nil {
-		h.log.Error("the registry failed", "error", err)
-		return false, DropInternal
+		return false, h.failed("the registry failed", err)
 	}
 	anchor := lease.Anchor{}
 	// An address that is the identity itself is not written down.
@@ -511,6 +510,16 @@ func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 	x.req = lease.Request{Subscriber: n, Anchor: anchor}
 	h.serveAs(x, &id)
 	return true, 0
+}
+
+// failed says why a message gets no answer whose fault it is not. Of a store that is away the
+// store tells itself, once.
+func (h *Handler) failed(what string, err error, more ...any) Drop {
+	if errors.Is(err, lease.ErrAway) {
+		return DropAway
+	}
+	h.log.Error(what, append(more, "error", err)...)
+	return DropInternal
 }
 
 // hexBytes prints as hex, and only when it is logged.

@@ -55,8 +55,7 @@ func (h *Handler) registration(x *exchange) Drop {
 	case errors.Is(err, lease.ErrTaken), errors.Is(err, lease.ErrTooMany), errors.Is(err, lease.ErrTooFast):
 		return h.unregistered(x, addr, err.Error())
 	case err != nil:
-		h.log.Error("an address could not be registered", "error", err)
-		return DropInternal
+		return h.failed("an address could not be registered", err)
 	}
 	h.stats.Registered.Add(1)
 	x.reply.b = append(x.reply.b, byte(messageAddrRegReply), m.xid[0], m.xid[1], m.xid[2])

@@ -38,8 +38,7 @@ func (h *Handler) end(x *exchange, end func(time.Time, *lease.Request, []netip.A
 			}
 			var err error
 			if had, err = end(x.now, x.forIA(a), where); err != nil {
-				h.log.Error("ending a lease failed", "link", x.link.Name, "error", err)
-				return DropInternal
+				return h.failed("ending a lease failed", err, "link", x.link.Name)
 			}
 		}
 		if !had {

@@ -40,8 +40,10 @@ func (h *Handler) renew(x *exchange) Drop {
 			h.grants(x, a, nil, true)
 		case errors.Is(err, lease.ErrNotFound):
 			x.reply.iaStatus(a, iana.StatusNoBinding, textNoBinding)
-		case !h.refuse(x, a, err):
-			return DropInternal
+		default:
+			if drop := h.refuse(x, a, err); drop != 0 {
+				return drop
+			}
 		}
 	}
 	h.settings(x)

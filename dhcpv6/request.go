@@ -55,20 +55,19 @@ func (h *Handler) give(x *exchange, authenticated bool, grant func(time.Time, *l
 			h.grants(x, a, grants, false)
 			continue
 		}
-		if !h.refuse(x, a, err) {
-			return DropInternal
+		if drop := h.refuse(x, a, err); drop != 0 {
+			return drop
 		}
 	}
 	return 0
 }
 
-// refuse tells a client why its IA gets nothing. It returns false for an error that is
-// the server's own, which it logs.
-func (h *Handler) refuse(x *exchange, a *ia, err error) bool {
+// refuse tells a client why its IA gets nothing. For an error that is the server's own
+// there is no answer.
+func (h *Handler) refuse(x *exchange, a *ia, err error) Drop {
 	text, ok := refusal(a, err)
 	if !ok {
-		h.log.Error("leasing failed", "link", x.link.Name, "error", err)
-		return false
+		return h.failed("leasing failed", err, "link", x.link.Name)
 	}
 	h.stats.Refused.Add(1)
 	what := "address"
@@ -77,7 +76,7 @@ func (h *Handler) refuse(x *exchange, a *ia, err error) bool {
 	}
 	h.log.Warn("an authenticated client gets none", "what", what, "subscriber", x.req.Subscriber, "link", x.link.Name, "reason", err)
 	x.reply.iaStatus(a, a.none(), text)
-	return true
+	return 0
 }
 
 // offLink reports whether an address does not belong on the client's link.

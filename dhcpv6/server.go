@@ -66,6 +66,7 @@ type parked struct {
 type Server struct {
 	handler *Handler
 	barrier func() lease.Barrier // stands for all leases that are stored so far
+	each    bool                 // a barrier is taken after each message
 	now     func() time.Time
 	stats   *Stats
 	log     *slog.Logger
@@ -173,11 +174,19 @@ func (s *Server) Replace(h *Handler) error {
 	return s.join()
 }
 
+// MarkEach has the barrier that Listen was given be taken after each message, and only that
+// message's answer wait for it: for a store that several servers change, where one message
+// may be refused beside others.
+func (s *Server) MarkEach() { s.each = true }
+
 // Do runs f while no packet is handled, for work on what the handler uses.
 func (s *Server) Do(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f()
+	if s.each {
+		s.barrier()
+	}
 }
 
 // Send sends a message that answers none.
@@ -203,7 +212,14 @@ type batch struct {
 	oob     [][]byte // memory of their control messages
 	changes []lease.Lease
 	at      time.Time
-	barrier lease.Barrier
+	parts   []part
+}
+
+// part is messages of a batch whose answers wait for one barrier: those up to an answer and
+// a change, from where the part before it ends.
+type part struct {
+	barrier      lease.Barrier
+	out, changes int
 }
 
 func newBatch() *batch {
@@ -315,12 +331,16 @@ func (s *Server) read(b *batch) error {
 // handleAll handles packets of one batch; the caller holds mu.
 func (s *Server) handleAll(b *batch, in []ipv6.Message) {
 	b.at = s.now()
+	b.parts = b.parts[:0]
 	for i := range in {
 		s.handle(b, &in[i])
+		if s.each {
+			b.parts = append(b.parts, part{s.barrier(), len(b.out), len(s.changes)})
+		}
 	}
 	b.changes, s.changes = append(b.changes[:0], s.changes...), s.changes[:0]
-	if len(b.out) > 0 || len(b.changes) > 0 {
-		b.barrier = s.barrier()
+	if !s.each && (len(b.out) > 0 || len(b.changes) > 0) {
+		b.parts = append(b.parts, part{s.barrier(), len(b.out), len(b.changes)})
 	}
 }
 
@@ -419,18 +439,30 @@ func (s *Server) handle(b *batch, in *ipv6.Message) {
 
 // send waits until the batch's leases are on disk and sends its answers.
 func (s *Server) send(b *batch) {
-	err := b.barrier.Wait()
-	late := s.now().Sub(b.at) > maxDelay
-	if err != nil {
-		s.log.Error("leases could not be stored; clients are not answered", "error", err)
-	} else {
-		s.feed.Publish(b.changes)
+	var before part
+	ready := b.out[:0]
+	for _, p := range b.parts {
+		out, changes := b.out[before.out:p.out], b.changes[before.changes:p.changes]
+		before = p
+		err := p.barrier.Wait()
+		drop := DropNotDurable
+		switch {
+		case err == nil:
+			s.feed.Publish(changes)
+			if s.now().Sub(b.at) <= maxDelay {
+				ready = append(ready, out...)
+				continue
+			}
+		case errors.Is(err, lease.ErrConflict):
+			drop = DropConflict
+		case errors.Is(err, lease.ErrAway):
+			drop = DropAway
+		default:
+			s.log.Error("leases could not be stored; clients are not answered", "error", err)
+		}
+		s.stats.Dropped[drop].Add(uint64(len(out)))
 	}
-	if err != nil || late {
-		s.stats.Dropped[DropNotDurable].Add(uint64(len(b.out)))
-		return
-	}
-	for out := b.out; len(out) > 0; {
+	for out := ready; len(out) > 0; {
 		n, err := s.pc.WriteBatch(out, 0)
 		if err != nil {
 			// The first packet was refused, say for want of a route; those

@@ -24,6 +24,8 @@ const (
 	DropRegistration          // an address that its sender may not register
 	DropInternal              // the server's own fault, which is in its log
 	DropNotDurable            // the store did not take the lease
+	DropAway                  // the store cannot be asked for the time being
+	DropConflict              // another server has changed what the answer was decided on
 	NumDrops
 )
 
@@ -32,6 +34,7 @@ var dropNames = [NumDrops]string{
 	DropNotAllowed: "not_allowed", DropType: "type", DropUnicast: "unicast", DropNoClientID: "no_client_id", DropServerID: "server_id",
 	DropUnexpectedIA: "unexpected_ia", DropNothingToConfirm: "nothing_to_confirm", DropNoLink: "no_link",
 	DropPending: "pending", DropRegistration: "registration", DropInternal: "internal", DropNotDurable: "not_durable",
+	DropAway: "store_away", DropConflict: "conflict",
 }
 
 // String returns the reason's name in metrics.

@@ -125,6 +125,13 @@ var (
 	// ErrNotFound says that a store has no such record.
 	ErrNotFound = errors.New("not found")
 
+	// ErrConflict says that a change was not made, since another server has changed
+	// meanwhile what it was decided on.
+	ErrConflict = errors.New("another server was there before")
+
+	// ErrAway says that a store cannot be asked for the time being.
+	ErrAway = errors.New("the lease database is away")
+
 	// ErrFull says that a registry has handed out every subscriber number.
 	ErrFull = errors.New("the registry is full: no subscriber number is left")
 )

@@ -64,10 +64,10 @@ const (
 
 var (
 	// ErrConflict says that a row is not of the revision any more that a write names.
-	ErrConflict = errors.New("another server was there before")
+	ErrConflict = lease.ErrConflict
 
 	// ErrAway says that the database cannot be asked.
-	ErrAway = errors.New("the database is away")
+	ErrAway = lease.ErrAway
 
 	// ErrServers says that a database has as many servers as it may have.
 	ErrServers = errors.New("the database has as many servers as it may have")

@@ -187,8 +187,13 @@ const (
 	serializationFailure = "40001"
 	deadlock             = "40P01"
 	uniqueViolation      = "23505"
+	duplicateTable       = "42P07"
+	duplicateObject      = "42710"
 	undefinedTable       = "42P01"
 )
+
+// collisions are the codes of what two transactions do to one another.
+var collisions = []string{serializationFailure, deadlock, uniqueViolation, duplicateTable, duplicateObject}
 
 // retry runs a transaction, again if it collides with another.
 func (d *DB) retry(ctx context.Context, f func(pgx.Tx) error) error {
@@ -200,7 +205,7 @@ func (d *DB) retry(ctx context.Context, f func(pgx.Tx) error) error {
 			return err
 		case errors.Is(err, errWritten):
 			return nil
-		case errors.As(err, &pg) && try < tries && (pg.Code == serializationFailure || pg.Code == deadlock || pg.Code == uniqueViolation):
+		case errors.As(err, &pg) && try < tries && slices.Contains(collisions, pg.Code):
 			select {
 			case <-time.After(rand.N(time.Duration(try) * 2 * time.Millisecond)):
 			case <-ctx.Done():
