@@ -19,10 +19,26 @@ type Feed struct {
 	mu        sync.Mutex
 	followers map[*follower]struct{}
 	n         atomic.Int32 // followers, for who should not wait for the lock
+	next      *Feed        // which hears of all that this one does; may be nil
 }
 
 // NewFeed returns a feed without followers.
 func NewFeed() *Feed { return &Feed{followers: make(map[*follower]struct{})} }
+
+// Into has another feed hear of all that this one does. It is for the time before anything
+// is published.
+func (f *Feed) Into(next *Feed) { f.next = next }
+
+// Lose tells all followers that changes were lost, so that they begin anew.
+func (f *Feed) Lose() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for w := range f.followers {
+		close(w.behind)
+		delete(f.followers, w)
+	}
+	f.n.Store(0)
+}
 
 // follower is one who listens to a feed.
 type follower struct {
@@ -73,12 +89,15 @@ func (f *Feed) Follow(ctx context.Context, begin func() error, change func(lease
 
 // Following reports whether anybody follows, so that nobody need collect changes
 // for none.
-func (f *Feed) Following() bool { return f.n.Load() > 0 }
+func (f *Feed) Following() bool { return f.n.Load() > 0 || f.next != nil && f.next.Following() }
 
 // Publish hands changes to all followers. It never waits for one.
 func (f *Feed) Publish(changes []lease.Lease) {
 	if len(changes) == 0 {
 		return
+	}
+	if f.next != nil {
+		f.next.Publish(changes)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -69,6 +69,9 @@ var (
 	// ErrAway says that the database cannot be asked.
 	ErrAway = lease.ErrAway
 
+	// ErrKeys says that a server has other keys than those it would share a database with.
+	ErrKeys = errors.New("this server has other keys than those that it shares the database with; keyring, registry key and escrow key must be the same")
+
 	// ErrServers says that a database has as many servers as it may have.
 	ErrServers = errors.New("the database has as many servers as it may have")
 )
@@ -82,6 +85,23 @@ type Attachment struct {
 	Heads      map[int]int64 // the last commit of each server
 	Registered uint64        // the registry's end: one more than the highest number that servers may give
 	Lengths    []uint8       // lengths of the delegated prefixes that were ever filed, the longest first
+}
+
+// Keyed tells whether servers have the same keys. Tag returns a number, below 2^63, that
+// nobody finds out keys by, and that is another one for other keys; it fails for an epoch
+// whose key is erased.
+type Keyed struct {
+	Epoch uint32 // that it is
+	Tag   func(epoch uint32) (int64, error)
+}
+
+// Check reports whether the keys are those that had a tag in an epoch, as far as that can
+// still be told.
+func (k Keyed) Check(epoch uint32, tag int64) error {
+	if ours, err := k.Tag(epoch); err == nil && ours != tag {
+		return ErrKeys
+	}
+	return nil
 }
 
 // Commit is rows that are written all or none.
@@ -104,8 +124,9 @@ type Change struct {
 // are named means that it is not known what became of a write.
 type DB interface {
 	// Attach makes a server known by a name, or finds it. It returns ErrServers where there
-	// are too many.
-	Attach(ctx context.Context, name string) (Attachment, error)
+	// are too many, and ErrKeys for keys that are not those of the server that was attached
+	// last.
+	Attach(ctx context.Context, name string, keys Keyed) (Attachment, error)
 
 	// Get returns the rows of keys, in their order.
 	Get(ctx context.Context, keys []Key) ([]Row, error)

@@ -21,6 +21,9 @@ type Options struct {
 	// Name is the server's among those of the database; each has one of its own.
 	Name string
 
+	// Keys are compared with those of the database's other servers.
+	Keys Keyed
+
 	// Cache is about how many clients' rows stay in memory.
 	Cache int
 
@@ -175,7 +178,7 @@ func New(ctx context.Context, db DB, o Options) (*Store, error) {
 	if o.Timeout == 0 {
 		o.Timeout = DefaultTimeout
 	}
-	me, err := db.Attach(ctx, o.Name)
+	me, err := db.Attach(ctx, o.Name, o.Keys)
 	if err != nil {
 		return nil, err
 	}

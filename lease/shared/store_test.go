@@ -39,6 +39,9 @@ func attach(t *testing.T, db shared.DB, o shared.Options) *shared.Store {
 	if o.Cache == 0 {
 		o.Cache = 100
 	}
+	if o.Keys.Tag == nil {
+		o.Keys.Tag = func(uint32) (int64, error) { return 1, nil }
+	}
 	s, err := shared.New(t.Context(), db, o)
 	if err != nil {
 		t.Fatal(err)
@@ -399,6 +402,28 @@ func TestNumbersGoOnAfterARestart(t *testing.T) {
 		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// A server with other keys is refused, also epochs later.
+func TestOtherKeysAreRefused(t *testing.T) {
+	db := &memdb.Conn{Database: memdb.New()}
+	keys := func(now uint32, secret int64) shared.Options {
+		return shared.Options{Name: "x", Keys: shared.Keyed{Epoch: now, Tag: func(epoch uint32) (int64, error) {
+			if epoch < now-10 {
+				return 0, idcodec.ErrForgotten
+			}
+			return secret * int64(epoch), nil
+		}}}
+	}
+	for _, c := range []struct {
+		now    uint32
+		secret int64
+		want   error
+	}{{100, 7, nil}, {105, 7, nil}, {105, 8, shared.ErrKeys}, {101, 7, nil}, {112, 8, shared.ErrKeys}, {112, 7, nil}, {200, 8, nil}} {
+		if _, err := shared.New(t.Context(), db, keys(c.now, c.secret)); !errors.Is(err, c.want) {
+			t.Errorf("epoch %d, keys %d: %v, want %v", c.now, c.secret, err, c.want)
 		}
 	}
 }

@@ -201,7 +201,7 @@ func (d *DB) retry(ctx context.Context, f func(pgx.Tx) error) error {
 		err := pgx.BeginFunc(ctx, d.pool, f)
 		var pg *pgconn.PgError
 		switch {
-		case err == nil, errors.Is(err, shared.ErrConflict), errors.Is(err, shared.ErrServers):
+		case err == nil, errors.Is(err, shared.ErrConflict), errors.Is(err, shared.ErrServers), errors.Is(err, shared.ErrKeys):
 			return err
 		case errors.Is(err, errWritten):
 			return nil
@@ -220,9 +220,12 @@ func (d *DB) retry(ctx context.Context, f func(pgx.Tx) error) error {
 var errWritten = errors.New("written before")
 
 // Attach implements shared.DB.
-func (d *DB) Attach(ctx context.Context, name string) (a shared.Attachment, err error) {
+func (d *DB) Attach(ctx context.Context, name string, keys shared.Keyed) (a shared.Attachment, err error) {
 	err = d.retry(ctx, func(tx pgx.Tx) error {
 		a = shared.Attachment{Heads: make(map[int]int64)}
+		if err := compare(ctx, tx, keys); err != nil {
+			return err
+		}
 		var id, starts, first, upto int64
 		err := tx.QueryRow(ctx, "SELECT id, starts, first, upto FROM gid_servers WHERE name = $1 FOR UPDATE", name).Scan(&id, &starts, &first, &upto)
 		switch {
@@ -287,6 +290,26 @@ func (d *DB) Attach(ctx context.Context, name string) (a shared.Attachment, err 
 	}
 	a.Lengths, err = d.Lengths(ctx)
 	return a, err
+}
+
+// compare checks a server's keys, and leaves what the next one's are compared with.
+func compare(ctx context.Context, tx pgx.Tx, keys shared.Keyed) error {
+	var epoch, tag int64
+	err := tx.QueryRow(ctx, "SELECT epoch, tag FROM gid_keyed ORDER BY epoch DESC LIMIT 1").Scan(&epoch, &tag)
+	if err == nil {
+		err = keys.Check(uint32(epoch), tag)
+	}
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return err
+	}
+	if tag, err = keys.Tag(keys.Epoch); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, "DELETE FROM gid_keyed WHERE epoch < $1", int64(keys.Epoch)); err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, "INSERT INTO gid_keyed (epoch, tag) VALUES ($1, $2) ON CONFLICT (epoch) DO NOTHING", int64(keys.Epoch), tag)
+	return err
 }
 
 func number(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }

@@ -9,6 +9,12 @@ CREATE TABLE IF NOT EXISTS gid_meta (
 	value bigint NOT NULL
 );
 
+-- By what servers find out that they have the same keys: a keyed hash, by epoch.
+CREATE TABLE IF NOT EXISTS gid_keyed (
+	epoch bigint PRIMARY KEY,
+	tag bigint NOT NULL
+);
+
 CREATE TABLE IF NOT EXISTS gid_servers (
 	id bigint PRIMARY KEY,
 	name text NOT NULL UNIQUE,

@@ -82,9 +82,14 @@ func (m marking) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) 
 	return n, err
 }
 
+// keyed are keys of which only their number is known.
+func keyed(n int64) shared.Keyed {
+	return shared.Keyed{Epoch: 5, Tag: func(uint32) (int64, error) { return n, nil }}
+}
+
 func attach(t *testing.T, d shared.DB, name string) *shared.Store {
 	t.Helper()
-	s, err := shared.New(t.Context(), d, shared.Options{Name: name, Cache: 100, Timeout: 30 * time.Second})
+	s, err := shared.New(t.Context(), d, shared.Options{Name: name, Cache: 100, Keys: keyed(1), Timeout: 30 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +127,7 @@ func TestServersStartAtOnce(t *testing.T) {
 	for i := range shared.MaxServers + 2 {
 		all.Go(func() {
 			d := open(t, url)
-			a, err := d.Attach(context.Background(), fmt.Sprintf("server %d", i))
+			a, err := d.Attach(context.Background(), fmt.Sprintf("server %d", i), keyed(1))
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -280,7 +285,7 @@ func TestWhatOpenRefuses(t *testing.T) {
 func TestACommitIsMadeOnce(t *testing.T) {
 	c := cluster(t)
 	d := open(t, database(t, c))
-	a, err := d.Attach(t.Context(), "one")
+	a, err := d.Attach(t.Context(), "one", keyed(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,6 +299,9 @@ func TestACommitIsMadeOnce(t *testing.T) {
 	}
 	if rows, err := d.Get(t.Context(), []shared.Key{shared.LeaseKey(l.Addr)}); err != nil || rows[0].Rev != 6 {
 		t.Errorf("%+v, %v", rows, err)
+	}
+	if _, err := d.Attach(t.Context(), "two", keyed(2)); !errors.Is(err, shared.ErrKeys) {
+		t.Errorf("a server with other keys: %v", err)
 	}
 	y.Seq = 3
 	if err := d.Commit(t.Context(), y); !errors.Is(err, shared.ErrConflict) {

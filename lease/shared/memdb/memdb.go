@@ -26,6 +26,12 @@ type Database struct {
 	servers []*server
 	numbers uint64
 	lengths []uint8
+	keyed   *keyed
+}
+
+type keyed struct {
+	epoch uint32
+	tag   int64
 }
 
 type server struct {
@@ -83,8 +89,20 @@ func (c *Conn) do(ctx context.Context, f func() error) error {
 }
 
 // Attach implements shared.DB.
-func (c *Conn) Attach(ctx context.Context, name string) (a shared.Attachment, err error) {
+func (c *Conn) Attach(ctx context.Context, name string, keys shared.Keyed) (a shared.Attachment, err error) {
 	err = c.do(ctx, func() error {
+		if c.keyed != nil {
+			if err := keys.Check(c.keyed.epoch, c.keyed.tag); err != nil {
+				return err
+			}
+		}
+		tag, err := keys.Tag(keys.Epoch)
+		if err != nil {
+			return err
+		}
+		if c.keyed == nil || c.keyed.epoch < keys.Epoch {
+			c.keyed = &keyed{keys.Epoch, tag}
+		}
 		i := slices.IndexFunc(c.servers, func(s *server) bool { return s.name == name })
 		if i < 0 {
 			if i = len(c.servers); i == shared.MaxServers {
