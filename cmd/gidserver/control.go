@@ -50,7 +50,7 @@ func controlHandler(run *running, resolver *trace.Resolver) http.Handler {
 		}
 		err := error(nil)
 		if r.URL.Query().Has("follow") {
-			err = run.feed.Follow(r.Context(), list, func(l lease.Lease) error {
+			err = run.all.Follow(r.Context(), list, func(l lease.Lease) error {
 				return errors.Join(enc.Encode(showLease(&l)), out.Flush(), http.NewResponseController(w).Flush())
 			})
 		} else {

@@ -211,6 +211,15 @@ realm = {{printf "%q" .Realm}}
 # Where the lease database is. Only the server's user may read it.
 state = {{printf "%q" .State}}
 
+[database]
+# A PostgreSQL that several servers share, instead of the database in state; all have the
+# same keys. See gidserver.toml(5).
+# url = "postgres://gid@db1.isp.example,db2.isp.example/gid?sslmode=verify-full&target_session_attrs=read-write"
+# password = "database.password"
+# server = "pop1-a"            # this one's name among them; the host's
+# offline-renewals = false     # renew known leases while the database is away
+# cache = 131072               # clients that are kept in memory
+
 [keys]
 # keyring = "keyring"          # epoch keys; the file shrinks from its old end
 # registry = "registry.key"    # finds known subscribers; losing it doubles them

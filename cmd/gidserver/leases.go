@@ -17,7 +17,6 @@ import (
 
 	"brightgid/internal/cli"
 	"brightgid/lease"
-	"brightgid/lease/pebblestore"
 )
 
 func leasesCommand() *cobra.Command {
@@ -81,12 +80,14 @@ func (s *setup) eachLease(c *cobra.Command, follow bool, f func(leaseView) error
 		return fmt.Errorf("no server is running, whose leases could be followed: %w", err)
 	}
 	if err != nil {
-		store, err := pebblestore.Open(s.databaseDir(), pebblestore.Options{ReadOnly: true})
-		if err != nil {
+		var stopped error // by f
+		if err := s.eachLeaseAtRest(c.Context(), func(l lease.Lease) error {
+			stopped = f(showLease(&l))
+			return stopped
+		}); err != nil && stopped == nil {
 			return fmt.Errorf("no server is running, and its database cannot be read: %w", err)
 		}
-		defer store.Close()
-		return store.Each(func(l lease.Lease) error { return f(showLease(&l)) })
+		return stopped
 	}
 	conn.Close()
 	url := "http://gidserver/leases"

@@ -86,6 +86,9 @@ func load(file string) (*setup, error) {
 		check("enrolment", s.loadAuthorities())
 	}
 	check("auth", s.loadAuth())
+	if cfg.Database.URL != "" {
+		check("database", s.checkDatabase())
+	}
 	if len(cfg.RADIUS.Servers)+len(cfg.RADIUS.Accounting) > 0 {
 		check("radius", s.loadRADIUS())
 	}

@@ -26,7 +26,7 @@ Begin with "gidserver init", edit the configuration that it writes, and run
 "gidserver check-config" and "gidserver serve".`,
 		Version: version,
 	}
-	root.AddCommand(serveCommand(), checkConfigCommand(), initCommand(), leasesCommand(), statusCommand(), reloadCommand(), rotateCommand(), resolveCommand(), sealTableCommand(), gidCommand(), zoneCommand(), importKeaCommand())
+	root.AddCommand(serveCommand(), checkConfigCommand(), initCommand(), leasesCommand(), statusCommand(), reloadCommand(), rotateCommand(), resolveCommand(), sealTableCommand(), gidCommand(), zoneCommand(), databaseCommand(), importKeaCommand())
 	return root
 }
 

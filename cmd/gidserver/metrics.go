@@ -13,14 +13,13 @@ import (
 	"brightgid/eidauth/radius"
 	"brightgid/gidzone"
 	"brightgid/internal/dnsupdate"
-	"brightgid/lease/pebblestore"
 )
 
 // collector shows the server's counters to Prometheus. No label ever holds what
 // a client or a subscriber is.
 type collector struct {
 	stats *dhcpv6.Stats
-	store *pebblestore.Store
+	store *database
 	zone  *gidzone.Stats
 
 	radius     *radius.Stats
@@ -42,7 +41,14 @@ var (
 	descRADIUS      = prometheus.NewDesc("gidserver_radius_total", "Clients about whom RADIUS servers were asked, by what came of it; unsigned are those of failed whose answer had no right Message-Authenticator.", []string{"result"}, nil)
 	descAccounting  = prometheus.NewDesc("gidserver_radius_accounting_total", "Accounting messages: sent; failed attempts at all servers; lost, since too many waited.", []string{"result"}, nil)
 	descUpdates     = prometheus.NewDesc("gidserver_dns_updates_total", "Updates of clients' names in DNS: added, removed; conflicts, the name being another's; refused by the server; failed.", []string{"result"}, nil)
-	descFull        = prometheus.NewDesc("gidserver_disk_full", "1 while leases wait for disk space.", nil, nil)
+	descAway        = prometheus.NewDesc("gidserver_database_away", "1 while the database that servers share does not answer.", nil, nil)
+	descWaiting     = prometheus.NewDesc("gidserver_database_waiting", "What waits to be stored in the database that servers share: messages' changes, and renewals that were promised while it was away.", []string{"what"}, nil)
+	descCommits     = prometheus.NewDesc("gidserver_database_commits_total", "Commits in the database that servers share.", nil, nil)
+	descShared      = prometheus.NewDesc("gidserver_database_changes_total", "Messages' changes by what became of them: stored; conflict, another server having been there before; and renewals while the database was away: promised, kept, lost.", []string{"result"}, nil)
+
+	descDatabaseErrors = prometheus.NewDesc("gidserver_database_errors_total", "Times that the database that servers share did not answer.", nil, nil)
+
+	descFull = prometheus.NewDesc("gidserver_disk_full", "1 while leases wait for disk space.", nil, nil)
 )
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
@@ -83,13 +89,32 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(descUpdates, c.updates.Failed.Load(), "failed")
 	ch <- prometheus.MustNewConstMetric(descSubscribers, prometheus.GaugeValue, float64(c.store.Subscribers()))
 	full := 0.0
-	if c.store.Full() {
+	if c.store.full() {
 		full = 1
 	}
 	ch <- prometheus.MustNewConstMetric(descFull, prometheus.GaugeValue, full)
+	v := c.store.view()
+	if v == nil {
+		return
+	}
+	away := 0.0
+	if v.Away {
+		away = 1
+	}
+	ch <- prometheus.MustNewConstMetric(descAway, prometheus.GaugeValue, away)
+	ch <- prometheus.MustNewConstMetric(descWaiting, prometheus.GaugeValue, float64(v.Waiting), "messages")
+	ch <- prometheus.MustNewConstMetric(descWaiting, prometheus.GaugeValue, float64(v.RenewalsToStore), "renewals")
+	stats := c.store.shared.Stats()
+	counter(descCommits, stats.Commits.Load())
+	counter(descShared, stats.Units.Load(), "stored")
+	counter(descShared, stats.Conflicts.Load(), "conflict")
+	counter(descShared, stats.Offline.Load(), "promised")
+	counter(descShared, stats.Reconciled.Load(), "kept")
+	counter(descShared, stats.Lost.Load(), "lost")
+	counter(descDatabaseErrors, stats.Failures.Load())
 }
 
-func metricsHandler(stats *dhcpv6.Stats, store *pebblestore.Store, zone *gidzone.Stats, asked *radius.Stats, told *radius.AccountingStats, updates *dnsupdate.Stats) http.Handler {
+func metricsHandler(stats *dhcpv6.Stats, store *database, zone *gidzone.Stats, asked *radius.Stats, told *radius.AccountingStats, updates *dnsupdate.Stats) http.Handler {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collector{stats, store, zone, asked, told, updates}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()

@@ -31,14 +31,13 @@ import (
 	"brightgid/internal/control"
 	"brightgid/internal/dnsupdate"
 	"brightgid/lease"
-	"brightgid/lease/pebblestore"
 )
 
 // running is a server that runs, as far as others ask it or have it reload.
 type running struct {
 	log       *slog.Logger
 	level     *slog.LevelVar
-	store     *pebblestore.Store
+	store     *database
 	alloc     *lease.Allocator
 	registrar *lease.Registrar
 	stats     *dhcpv6.Stats
@@ -53,7 +52,8 @@ type running struct {
 	ctx          context.Context // of the server; ends what goes on behind an answer
 	behind       sync.WaitGroup  // what does
 
-	feed    *dhcpv6.Feed
+	feed    *dhcpv6.Feed             // of what this server leases
+	all     *dhcpv6.Feed             // of what any does with which it shares a database
 	queries *dhcpv6.LeaseQueryServer // nil without leasequery
 	began   time.Time
 
@@ -103,7 +103,7 @@ func fixed(old, new *setup) (keys []string) {
 		key      string
 		old, new any
 	}{
-		{"realm", old.Realm, new.Realm}, {"state", old.State, new.State}, {"keys", old.Keys, new.Keys}, {"dhcpv6.duid", old.DHCPv6.DUID, new.DHCPv6.DUID},
+		{"realm", old.Realm, new.Realm}, {"state", old.State, new.State}, {"database", old.Database, new.Database}, {"keys", old.Keys, new.Keys}, {"dhcpv6.duid", old.DHCPv6.DUID, new.DHCPv6.DUID},
 		{"lease.retention", old.Lease.Retention, new.Lease.Retention}, {"lease.max-age", old.Lease.MaxAge, new.Lease.MaxAge}, {"max-age (the longest of all)", old.LongestAge(), new.LongestAge()},
 		{"resolve", old.Resolve, new.Resolve}, {"ledger", old.Ledger, new.Ledger},
 		{"leasequery.listen", old.LeaseQuery.Listen, new.LeaseQuery.Listen}, {"leasequery.identity", old.LeaseQuery.Identity, new.LeaseQuery.Identity},
@@ -234,6 +234,7 @@ func (r *running) rotate(addr netip.Addr, dry bool) (v rotation, err error) {
 	v.Addresses, v.Prefixes = []netip.Addr{}, []netip.Prefix{}
 	now := time.Now()
 	var leases []lease.Lease
+	var barrier lease.Barrier
 	r.mu.Lock()
 	policy, links := r.setup.Lease.Policy(), r.setup.handlerConfig().Links
 	r.mu.Unlock()
@@ -261,15 +262,11 @@ func (r *running) rotate(addr netip.Addr, dry bool) (v rotation, err error) {
 			return
 		}
 		if dry {
-			err = r.store.Each(func(x lease.Lease) error {
-				if x.Subscriber == l.Subscriber && x.State == lease.Active && x.Live(now) {
-					leases = append(leases, x)
-				}
-				return nil
-			})
+			leases, err = r.held(l.Subscriber, now)
 			return
 		}
 		leases, err = r.alloc.Rotate(now, l.Subscriber, policyOf)
+		barrier = r.store.mark()
 	})
 	if err != nil {
 		return v, err
@@ -284,7 +281,10 @@ func (r *running) rotate(addr netip.Addr, dry bool) (v rotation, err error) {
 			v.By = l.PreferredUntil
 		}
 	}
-	if err := r.store.Barrier().Wait(); err != nil || dry {
+	if dry {
+		return v, nil
+	}
+	if err := barrier.Wait(); err != nil {
 		return v, err
 	}
 	v.Told = r.tellToRenew(leases)
@@ -412,6 +412,24 @@ its holder. Who the subscriber is stays unknown.`,
 	return c
 }
 
+// held returns the leases of a subscriber that hold.
+func (r *running) held(subscriber uint64, now time.Time) (held []lease.Lease, err error) {
+	addrs, err := r.store.BySubscriber(nil, subscriber)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range addrs {
+		l, err := r.store.Lease(a)
+		if err != nil && !errors.Is(err, lease.ErrNotFound) {
+			return nil, err
+		}
+		if err == nil && l.Subscriber == subscriber && l.State == lease.Active && l.Live(now) {
+			held = append(held, l)
+		}
+	}
+	return held, nil
+}
+
 // statusView is what the server tells of itself.
 type statusView struct {
 	Version     string            `json:"version"`
@@ -422,6 +440,7 @@ type statusView struct {
 	Links       []string          `json:"links"`
 	Subscribers uint64            `json:"subscribers"`
 	DiskFull    bool              `json:"disk_full"`
+	Database    *databaseView     `json:"database,omitempty"`
 	Received    map[string]uint64 `json:"received"`
 	Sent        map[string]uint64 `json:"sent"`
 	Dropped     map[string]uint64 `json:"dropped"`
@@ -431,7 +450,7 @@ func (r *running) status() statusView {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	v := statusView{Version: version, Realm: r.setup.Realm, Began: r.began.UTC().Truncate(time.Second), ReloadError: r.failed, Links: []string{},
-		Subscribers: r.store.Subscribers(), DiskFull: r.store.Full(), Received: make(map[string]uint64), Sent: make(map[string]uint64), Dropped: make(map[string]uint64)}
+		Subscribers: r.store.Subscribers(), DiskFull: r.store.full(), Database: r.store.view(), Received: make(map[string]uint64), Sent: make(map[string]uint64), Dropped: make(map[string]uint64)}
 	if !r.reloaded.IsZero() {
 		at := r.reloaded.UTC().Truncate(time.Second)
 		v.Reloaded = &at
@@ -497,6 +516,13 @@ func (v *statusView) print(w io.Writer) error {
 		disk = "IS FULL: leases wait"
 	}
 	fmt.Fprintf(t, "version\t%s\nrealm\t%s\nserving since\t%s\nreloaded\t%s\nlinks\t%s\nsubscribers\t%d\ndisk\t%s\n", v.Version, v.Realm, v.Began.Format(time.RFC3339), reloaded, strings.Join(v.Links, ", "), v.Subscribers, disk)
+	if d := v.Database; d != nil {
+		state := "answers"
+		if d.Away {
+			state = "IS AWAY: new leases wait"
+		}
+		fmt.Fprintf(t, "shared database\t%s; this is server %d\nto be stored\t%d messages' changes, %d renewals\n", state, d.Server, d.Waiting, d.RenewalsToStore)
+	}
 	for _, x := range []struct {
 		what   string
 		counts map[string]uint64

@@ -24,7 +24,7 @@ import (
 	"brightgid/internal/dnsupdate"
 	"brightgid/internal/logging"
 	"brightgid/lease"
-	"brightgid/lease/pebblestore"
+	"brightgid/lease/shared"
 	"brightgid/trace"
 )
 
@@ -88,24 +88,46 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	if err := os.MkdirAll(s.State, 0o700); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
-	store, err := pebblestore.Open(s.databaseDir(), pebblestore.Options{Log: log})
+	// What this server leases is told to feed, and what any does to all.
+	feed, all := dhcpv6.NewFeed(), dhcpv6.NewFeed()
+	feed.Into(all)
+	var store *database
+	observe := func(leases []lease.Lease) {
+		all.Publish(leases)
+		if s.zones != nil {
+			for _, l := range leases {
+				s.bind(l)
+			}
+		}
+	}
+	behind := func() {
+		all.Lose()
+		if s.zones != nil {
+			if err := s.fillZone(store, time.Now()); err != nil {
+				log.Error("the reverse zone may lack leases of other servers", "error", err)
+			}
+		}
+	}
+	store, err = s.openDatabase(ctx, log, observe, behind)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeStore(store)) }()
+	defer func() { err = errors.Join(err, store.close()) }()
 	if s.plainEIDs > 0 {
 		log.Warn("the static table holds EIDs in the clear; seal them with gidserver seal-table", "file", s.Auth.Table, "rows", s.plainEIDs)
 	}
 
 	run := &running{setup: s, log: log, level: level, store: store, began: time.Now(), stats: new(dhcpv6.Stats), radius: new(radius.Stats), accounting: new(radius.AccountingStats)}
 	// Both are used under the server's lock only.
-	cache := lease.NewCache(store, cachedClients)
-	run.alloc = lease.NewAllocator(cache, s.keyring, s.Lease.Policy())
+	run.alloc = lease.NewAllocator(store.near, s.keyring, s.Lease.Policy())
+	if store.shared != nil {
+		run.alloc.Split(store.shared.Server(), shared.MaxServers)
+	}
 	sealer, err := idcodec.NewSealer(rand.Reader, s.escrow, s.Realm, sealedAhead)
 	if err != nil {
 		return err
 	}
-	run.registrar = lease.NewRegistrar(cache, s.registryKey, sealer)
+	run.registrar = lease.NewRegistrar(store.near, s.registryKey, sealer)
 	run.updates = new(dnsupdate.Stats)
 	if s.DNSUpdate.Server != "" {
 		if run.names, err = s.openNames(log, run.updates); err != nil {
@@ -118,12 +140,14 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	if err != nil {
 		return err
 	}
-	feed := dhcpv6.NewFeed()
-	server, err := dhcpv6.Listen(handler, store.Barrier, feed, time.Now)
+	server, err := dhcpv6.Listen(handler, store.mark, feed, time.Now)
 	if err != nil {
 		return err
 	}
-	run.server, run.feed = server, feed
+	if store.shared != nil {
+		server.MarkEach()
+	}
+	run.server, run.feed, run.all = server, feed, all
 	alloc.Observe(server.Changed)
 	if s.zones != nil {
 		if err := s.fillZone(store, time.Now()); err != nil {
@@ -163,7 +187,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 		if err != nil {
 			return fmt.Errorf("leasequery.listen: %w", err)
 		}
-		q := dhcpv6.NewLeaseQueryServer(s.handlerConfig(), store, feed, trace.ServerTLS(s.leasequery, s.filters), time.Now, log)
+		q := dhcpv6.NewLeaseQueryServer(s.handlerConfig(), store, all, trace.ServerTLS(s.leasequery, s.filters), time.Now, log)
 		run.queries = q
 		start("leasequery", func(ctx context.Context) error { return q.Serve(ctx, l) })
 		log.Info("answering filters", "address", l.Addr())
@@ -190,6 +214,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	start("control socket", func(ctx context.Context) error { return control.Serve(ctx, ctl, socket, log) })
 	start("upkeep", func(ctx context.Context) error { return maintain(ctx, keys, store, alloc, server, log) })
 	start("DHCPv6", server.Serve)
+	start("database", store.run)
 	start("sealing", sealer.Run)
 	start("reload", run.reloadOnHangup)
 	if run.names != nil {
@@ -217,21 +242,9 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	return nil
 }
 
-// closeStore closes the database, but not for ever.
-func closeStore(store *pebblestore.Store) error {
-	closed := make(chan error, 1)
-	go func() { closed <- store.Close() }()
-	select {
-	case err := <-closed:
-		return err
-	case <-time.After(closeWithin):
-		return errors.New("lease database: could not be closed; what was not acknowledged may be lost")
-	}
-}
-
 // newResolver returns the answerer of warrants. Without the resolve API it
 // trusts nobody and is not reachable.
-func (s *setup) newResolver(store *pebblestore.Store, ledger *lateLedger) *trace.Resolver {
+func (s *setup) newResolver(store lease.Store, ledger *lateLedger) *trace.Resolver {
 	return &trace.Resolver{
 		Party:    trace.Party{Ledger: ledger, Self: s.resolver, Trust: trace.Trust{Authorities: s.authorities}, Rand: rand.Reader, Now: time.Now},
 		Registry: store, Keys: s.keyring, MaxAge: s.LongestAge(), Realm: s.Realm, EscrowKey: s.escrow.ID(),
@@ -240,7 +253,7 @@ func (s *setup) newResolver(store *pebblestore.Store, ledger *lateLedger) *trace
 
 // maintain erases keys whose retention has ended, and then the leases of their
 // epochs.
-func maintain(ctx context.Context, keys *upkeep, store lease.Store, alloc *lease.Allocator, server *dhcpv6.Server, log *slog.Logger) error {
+func maintain(ctx context.Context, keys *upkeep, store *database, alloc *lease.Allocator, server *dhcpv6.Server, log *slog.Logger) error {
 	const every = 10 * time.Minute
 	swept := int64(-1) // the oldest epoch when leases were removed last
 	for {
@@ -268,8 +281,16 @@ func maintain(ctx context.Context, keys *upkeep, store lease.Store, alloc *lease
 
 // removeLeases removes the leases of epochs before the oldest. It looks for them
 // beside the handling of packets, and removes them a few at a time.
-func removeLeases(ctx context.Context, oldest uint32, store lease.Store, alloc *lease.Allocator, server *dhcpv6.Server) (removed int, err error) {
+func removeLeases(ctx context.Context, oldest uint32, store *database, alloc *lease.Allocator, server *dhcpv6.Server) (removed int, err error) {
 	const atOnce = 100
+	if store.shared != nil {
+		for n := 1; n > 0 && ctx.Err() == nil; removed += n {
+			if n, err = store.shared.Forget(ctx, oldest, 10*atOnce); err != nil {
+				return removed, err
+			}
+		}
+		return removed, nil
+	}
 	var after []byte
 	for ctx.Err() == nil {
 		old, next, err := store.Old(oldest, after, atOnce)

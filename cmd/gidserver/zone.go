@@ -14,7 +14,6 @@ import (
 	"brightgid/internal/cli"
 	"brightgid/internal/secretfile"
 	"brightgid/lease"
-	"brightgid/lease/pebblestore"
 )
 
 // sweepZone is how often bindings that have ended are removed; they are not told of
@@ -67,7 +66,7 @@ func (s *setup) bind(l lease.Lease) {
 }
 
 // fillZone tells the zones of all leases that hold.
-func (s *setup) fillZone(store *pebblestore.Store, now time.Time) error {
+func (s *setup) fillZone(store lease.Store, now time.Time) error {
 	return store.Each(func(l lease.Lease) error {
 		if l.Live(now) {
 			s.bind(l)

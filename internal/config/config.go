@@ -28,6 +28,7 @@ import (
 type Config struct {
 	Realm      string     `toml:"realm"`
 	State      string     `toml:"state"`
+	Database   Database   `toml:"database"`
 	Keys       Keys       `toml:"keys"`
 	DHCPv6     DHCPv6     `toml:"dhcpv6"`
 	Options    Options    `toml:"options"`
@@ -44,6 +45,15 @@ type Config struct {
 	DNSUpdate  DNSUpdate  `toml:"dns-update"`
 	Metrics    Metrics    `toml:"metrics"`
 	Log        Log        `toml:"log"`
+}
+
+// Database is where leases are if they are not in State: in a database that servers share.
+type Database struct {
+	URL             string `toml:"url"`
+	Password        string `toml:"password"` // a file
+	Server          string `toml:"server"`   // this one's name among them
+	OfflineRenewals bool   `toml:"offline-renewals"`
+	Cache           int    `toml:"cache"` // clients whose rows are kept in memory, about
 }
 
 // Keys are the paths of key files.
@@ -338,7 +348,8 @@ func defaults() Config {
 			Names: []string{"subscriber-id", "remote-id", "interface-id", "link-layer"}, EID: []string{"chargeable-user-identity", "user-name"},
 			Timeout: Duration(2 * time.Second), Tries: 2, Remember: Duration(time.Hour), RememberReject: Duration(time.Minute),
 		},
-		Zone: Zone{RateLimit: 100}, DNSUpdate: DNSUpdate{TTL: Duration(5 * time.Minute)},
+		Database: Database{Cache: 1 << 17},
+		Zone:     Zone{RateLimit: 100}, DNSUpdate: DNSUpdate{TTL: Duration(5 * time.Minute)},
 		Log: Log{Level: "info", Format: "text"},
 	}
 }
@@ -361,7 +372,7 @@ func Parse(file string, text []byte) (*Config, error) {
 	dir := filepath.Dir(file)
 	for _, p := range []*string{&c.State, &c.Keys.Keyring, &c.Keys.Registry, &c.Keys.Escrow, &c.Auth.Table,
 		&c.Resolve.Identity, &c.Resolve.Authorities, &c.Resolve.Holders, &c.Ledger.Directory, &c.Ledger.Fabric, &c.LeaseQuery.Identity, &c.LeaseQuery.Filters, &c.Zone.Key, &c.DNSUpdate.Key,
-		&c.Enrolment.Issuers, &c.Enrolment.Authorities, &c.Enrolment.Revoked, &c.RADIUS.Secret, &c.RADIUS.CA, &c.RADIUS.Identity, &c.RADIUS.Password} {
+		&c.Enrolment.Issuers, &c.Enrolment.Authorities, &c.Enrolment.Revoked, &c.RADIUS.Secret, &c.RADIUS.CA, &c.RADIUS.Identity, &c.RADIUS.Password, &c.Database.Password} {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
 		}
@@ -431,6 +442,12 @@ func (c *Config) check(v *checker) {
 	}
 	if c.State == "" {
 		v.fail("state", "want the directory of the lease database")
+	}
+	if c.Database.URL == "" && c.Database.Password+c.Database.Server != "" {
+		v.fail("database.url", "want the database that servers share, as in \"postgres://gid@db.isp.example/gid?sslmode=verify-full\"")
+	}
+	if n := c.Database.Cache; n < 1<<10 || n > 1<<26 {
+		v.fail("database.cache", "%d: want %d to %d clients", n, 1<<10, 1<<26)
 	}
 	for key, path := range map[string]string{"keys.keyring": c.Keys.Keyring, "keys.registry": c.Keys.Registry, "keys.escrow": c.Keys.Escrow} {
 		if path == "" {

@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -225,6 +227,18 @@ func (i *ISP) Configure(section, lines string) error {
 	return os.WriteFile(i.Config(), []byte(strings.Replace(string(b), head, head+lines, 1)), 0o644)
 }
 
+// Reconfigure replaces text of the server's configuration.
+func (i *ISP) Reconfigure(old, new string) error {
+	b, err := os.ReadFile(i.Config())
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(string(b), old) {
+		return fmt.Errorf("gidserver's configuration has no %q", old)
+	}
+	return os.WriteFile(i.Config(), []byte(strings.Replace(string(b), old, new, 1)), 0o644)
+}
+
 // Path returns a path below the ISP's directory.
 func (i *ISP) Path(elem ...string) string { return filepath.Join(append([]string{i.Dir}, elem...)...) }
 
@@ -275,6 +289,55 @@ func (i *ISP) router(below *Namespace, iface, mac string) (*Namespace, error) {
 		relay.Do("ip", "address", "add", RelayAddr+"/64", "dev", "up0", "nodad"),
 		relay.Do("ip", "address", "add", RelayDown+"/64", "dev", "down0", "nodad"),
 		i.Host.Do("ip", "route", "add", RelayPrefix, "via", RelayAddr),
+	)
+}
+
+// SecondAddr is where a server of [ISP.Second] is.
+const SecondAddr = "2001:db8:fe::1"
+
+// Second makes another server of the ISP, on a host of its own behind the relay's interface
+// up1, with the same keys and, but for a state of its own, the same configuration.
+func (i *ISP) Second(relay *Namespace) (*ISP, error) {
+	host, err := i.lab.Namespace("isp2")
+	if err != nil {
+		return nil, err
+	}
+	second := &ISP{Host: host, Dir: filepath.Join(i.lab.Dir, "isp2"), lab: i.lab, bin: i.bin, realm: i.realm}
+	if err := os.CopyFS(second.Path("etc"), os.DirFS(i.Path("etc"))); err != nil {
+		return nil, err
+	}
+	if err := filepath.WalkDir(second.Path("etc"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		from, err := os.Stat(filepath.Join(i.Path("etc"), strings.TrimPrefix(path, second.Path("etc"))))
+		if err != nil {
+			return err
+		}
+		return os.Chmod(path, from.Mode().Perm()) // CopyFS keeps less of it
+	}); err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(second.Config())
+	if err != nil {
+		return nil, err
+	}
+	text := strings.ReplaceAll(string(b), strconv.Quote(i.Path("state")), strconv.Quote(second.Path("state")))
+	if err := os.WriteFile(second.Config(), []byte(text), 0o644); err != nil {
+		return nil, err
+	}
+	if err := i.lab.Connect(relay, "up1", "", host, "eth2", ""); err != nil {
+		return nil, err
+	}
+	if err := i.lab.Connect(host, "eth1", "", host, "eth1peer", ""); err != nil {
+		return nil, err
+	}
+	up := strings.TrimSuffix(SecondAddr, "1") + "2"
+	return second, errors.Join(
+		host.Do("ip", "address", "add", SecondAddr+"/64", "dev", "eth2", "nodad"),
+		relay.Do("ip", "address", "add", up+"/64", "dev", "up1", "nodad"),
+		host.Do("ip", "route", "add", RelayPrefix, "via", up),
+		host.Do("ip", "route", "add", RelayAddr+"/128", "via", up),
 	)
 }
 

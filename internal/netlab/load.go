@@ -94,11 +94,16 @@ type Load struct {
 
 	Conn   *net.UDPConn   // where the relay speaks from
 	Server netip.AddrPort // whom it speaks to
-	Link   netip.Addr     // link-address
-	Open   int            // exchanges that are open at once
-	First  uint32         // number of the first client
-	Total  int            // exchanges to do
-	Retry  time.Duration  // after which an unanswered message is sent again; 0: a second
+
+	// Others are servers that clients speak to as well: each message goes to the one after
+	// the one that the message before went to.
+	Others []netip.AddrPort
+
+	Link  netip.Addr    // link-address
+	Open  int           // exchanges that are open at once
+	First uint32        // number of the first client
+	Total int           // exchanges to do
+	Retry time.Duration // after which an unanswered message is sent again; 0: a second
 
 	// Acked, if set, is called with the address of each Reply.
 	Acked func(client uint32, addr netip.Addr)
@@ -154,7 +159,11 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 		l.Retry = time.Second
 	}
 	pc := ipv6.NewPacketConn(l.Conn)
-	dst := net.UDPAddrFromAddrPort(l.Server)
+	dst := []*net.UDPAddr{net.UDPAddrFromAddrPort(l.Server)}
+	for _, o := range l.Others {
+		dst = append(dst, net.UDPAddrFromAddrPort(o))
+	}
+	turn := 0
 	const batch = 64
 	in := make([]ipv6.Message, batch)
 	for i := range in {
@@ -178,7 +187,8 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 	start := time.Now()
 	send := func(c *client, msg []byte, now time.Time) error {
 		c.request, c.sent = msg, now
-		out = append(out, ipv6.Message{Buffers: [][]byte{msg}, Addr: dst})
+		out = append(out, ipv6.Message{Buffers: [][]byte{msg}, Addr: dst[turn%len(dst)]})
+		turn++
 		if len(out) == batch {
 			return flush()
 		}

@@ -1,5 +1,5 @@
 // Package pglab starts PostgreSQL for tests: a primary, and standbys that can take over. Each
-// listens at a port of its own on [::1] and ends with the lab.
+// listens at a port of its own on [::1], and at a socket, which namespaces reach as well.
 package pglab
 
 import (
@@ -92,6 +92,9 @@ func prepare(conf []string) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, errors.Join(err, os.Remove(dir))
+	}
 	if cred != nil {
 		if err := os.Chown(dir, int(cred.Uid), int(cred.Gid)); err != nil {
 			return nil, errors.Join(err, os.Remove(dir))
@@ -103,7 +106,7 @@ func prepare(conf []string) (*Cluster, error) {
 func (c *Cluster) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(c.bin, name), args...)
 	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.cred, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.cred}
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "PGHOST=::1", "PGPORT="+strconv.Itoa(c.Port), "PGUSER="+User)
 	return cmd
 }
@@ -122,7 +125,7 @@ func (c *Cluster) Start() error {
 		return err
 	}
 	defer log.Close()
-	args := []string{"-D", c.dir, "-p", strconv.Itoa(c.Port), "-c", "listen_addresses=::1", "-c", "unix_socket_directories=", "-c", "max_connections=200"}
+	args := []string{"-D", c.dir, "-p", strconv.Itoa(c.Port), "-c", "listen_addresses=::1", "-c", "unix_socket_directories=" + filepath.Dir(c.dir), "-c", "max_connections=200"}
 	for _, s := range c.conf {
 		args = append(args, "-c", s)
 	}
@@ -157,8 +160,8 @@ func (c *Cluster) Query(statement string, database ...string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// Standby makes a standby that follows the cluster, and starts it. It names itself so, for
-// synchronous_standby_names.
+// Standby makes a standby that follows the cluster, starts it, and has the cluster wait for it
+// with whatever it acknowledges.
 func (c *Cluster) Standby(name string, conf ...string) (*Cluster, error) {
 	s, err := prepare(conf)
 	if err != nil {
@@ -168,7 +171,13 @@ func (c *Cluster) Standby(name string, conf ...string) (*Cluster, error) {
 	if err := s.run("pg_basebackup", "-D", s.dir, "-R", "-X", "stream", "-c", "fast", "--no-sync", "-d", from); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	if err := s.Start(); err != nil {
+	err = s.Start()
+	for _, statement := range []string{"ALTER SYSTEM SET synchronous_standby_names = '" + name + "'", "SELECT pg_reload_conf()"} {
+		if err == nil {
+			err = c.SQL(statement)
+		}
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
@@ -204,6 +213,15 @@ func (c *Cluster) end(s syscall.Signal) error {
 	_ = c.cmd.Wait() // it ends by the signal
 	c.cmd = nil
 	return nil
+}
+
+// Sockets names the database on clusters as URL does, by sockets instead of ports.
+func Sockets(clusters ...*Cluster) string {
+	var hosts, ports []string
+	for _, c := range clusters {
+		hosts, ports = append(hosts, filepath.Dir(c.dir)), append(ports, strconv.Itoa(c.Port))
+	}
+	return fmt.Sprintf("host=%s port=%s user=%s dbname=%s target_session_attrs=read-write", strings.Join(hosts, ","), strings.Join(ports, ","), User, Database)
 }
 
 // URL names the database on clusters, the one of them that can be written to.

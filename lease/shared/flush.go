@@ -39,9 +39,7 @@ func (s *Store) Run(ctx context.Context) error {
 		s.mu.Unlock()
 		switch {
 		case away:
-			t := time.NewTimer(retryEvery)
-			defer t.Stop()
-			again, retry = nil, t.C
+			again, retry = nil, time.After(retryEvery)
 		case waits:
 			closed := make(chan struct{}, 1)
 			closed <- struct{}{}
@@ -387,8 +385,10 @@ func (s *Store) follow(ctx context.Context, changes []Change) error {
 	missed := false
 	var keys []Key
 	known := make(map[netip.Addr]bool)
+	seen := maps.Clone(s.seen)
 	for _, c := range changes {
-		missed = missed || c.Prev > s.seen[c.Server]
+		missed = missed || c.Prev > seen[c.Server]
+		seen[c.Server] = c.Seq
 		for _, a := range c.Addrs {
 			if !known[a] {
 				known[a] = true
@@ -422,9 +422,7 @@ func (s *Store) follow(ctx context.Context, changes []Change) error {
 		s.cache.Forget(Key{Lists, number(l.Subscriber)})
 	}
 	s.mu.Unlock()
-	for _, c := range changes {
-		s.seen[c.Server] = c.Seq
-	}
+	s.seen = seen
 	if missed && s.o.Behind != nil {
 		s.o.Behind()
 	}

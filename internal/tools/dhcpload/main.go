@@ -5,6 +5,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -35,7 +36,8 @@ type report struct {
 }
 
 func command() *cobra.Command {
-	var server, listen, link, kind string
+	var servers []string
+	var listen, link, kind string
 	var clients, open, rate int
 	var first uint32
 	var asJSON bool
@@ -52,7 +54,12 @@ had to begin. Do not point it at a server that others need.`,
 		Example: `  dhcpload --listen [2001:db8:ff::2]:547 --server [2001:db8:ff::1]:547 --link 2001:db8:2::1 --clients 100000`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			to, err1 := netip.ParseAddrPort(server)
+			var to []netip.AddrPort
+			var err1 error
+			for _, s := range servers {
+				a, err := netip.ParseAddrPort(s)
+				to, err1 = append(to, a), errors.Join(err1, err)
+			}
 			from, err2 := netip.ParseAddrPort(listen)
 			on, err3 := netip.ParseAddr(link)
 			switch {
@@ -70,7 +77,7 @@ had to begin. Do not point it at a server that others need.`,
 				return err
 			}
 			defer conn.Close()
-			l := netlab.Load{Conn: conn, Server: to, Link: on, Open: open, First: first, Total: clients, Stop: c.Context().Done(), Keep: true, Kind: netlab.Kind(kind)}
+			l := netlab.Load{Conn: conn, Server: to[0], Others: to[1:], Link: on, Open: open, First: first, Total: clients, Stop: c.Context().Done(), Keep: true, Kind: netlab.Kind(kind)}
 			const quiet = 10 * time.Second
 			if l.Kind == netlab.Renew {
 				before := l
@@ -103,7 +110,7 @@ had to begin. Do not point it at a server that others need.`,
 		kinds = append(kinds, string(k))
 	}
 	f := c.Flags()
-	f.StringVar(&server, "server", "", "the server's `address:port`")
+	f.StringSliceVar(&servers, "server", nil, "the server's `address:port`; of several, each message goes to the next")
 	f.StringVar(&listen, "listen", "[::]:547", "the relay's `address:port`")
 	f.StringVar(&link, "link", "", "the relay's link-`address`")
 	f.StringVar(&kind, "kind", string(netlab.FourMessages), "what clients do: "+strings.Join(kinds, ", "))

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"brightgid/idcodec"
+	"brightgid/internal/secretfile"
+	"brightgid/lease"
+	"brightgid/lease/pebblestore"
+	"brightgid/lease/shared"
+	"brightgid/lease/sqlstore"
+)
+
+// database is where leases are: the embedded one, or one that servers share.
+type database struct {
+	lease.Store // for those who must not be told what is old
+
+	near   lease.Store          // for the server's lock, under which all is that changes it
+	mark   func() lease.Barrier // for what was changed since the last call
+	shared *shared.Store        // nil for the embedded one
+	full   func() bool          // whether it waits for disk space
+	end    func() error
+}
+
+// keyed is by what servers find out that they have the same keys. What is told says nothing
+// about them.
+func (s *setup) keyed(now time.Time) (shared.Keyed, error) {
+	epoch, err := s.keyring.EpochAt(now)
+	return shared.Keyed{Epoch: epoch, Tag: func(epoch uint32) (int64, error) {
+		key, err := s.keyring.Key(epoch)
+		if err != nil {
+			return 0, err
+		}
+		gid, err := key.Encode(idcodec.Prefix{}, 0, 0)
+		if err != nil {
+			return 0, err
+		}
+		id := s.escrow.ID()
+		m := hmac.New(sha256.New, s.secret("database"))
+		for _, b := range [][]byte{[]byte(s.Realm), id[:], binary.BigEndian.AppendUint64(nil, uint64(gid))} {
+			m.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b))))
+			m.Write(b)
+		}
+		return int64(binary.BigEndian.Uint64(m.Sum(nil)) >> 1), nil
+	}}, err
+}
+
+// openSQL connects to the database that servers share.
+func (s *setup) openSQL(ctx context.Context, create bool) (*sqlstore.DB, error) {
+	o := sqlstore.Options{URL: s.Database.URL, Create: create}
+	if s.Database.Password != "" {
+		text, err := secretfile.Read(s.Database.Password)
+		if err != nil {
+			return nil, err
+		}
+		defer clear(text)
+		o.Password = string(bytes.TrimSpace(text))
+	}
+	return sqlstore.Open(ctx, o)
+}
+
+// checkDatabase checks what can be checked of the database without asking it.
+func (s *setup) checkDatabase() error {
+	var errs []error
+	errs = append(errs, sqlstore.Check(s.Database.URL))
+	if s.Database.Password != "" {
+		text, err := secretfile.Read(s.Database.Password)
+		clear(text)
+		errs = append(errs, err)
+	}
+	// Each of these needs to know alone what becomes of a lease.
+	if len(s.RADIUS.Accounting) > 0 {
+		errs = append(errs, errors.New("radius.accounting cannot be used with a database that servers share"))
+	}
+	if s.DNSUpdate.Server != "" {
+		errs = append(errs, errors.New("dns-update cannot be used with a database that servers share"))
+	}
+	return errors.Join(errs...)
+}
+
+// openDatabase opens the database that is configured. What other servers change is told to
+// observe, and behind is called when some of that was missed.
+func (s *setup) openDatabase(ctx context.Context, log *slog.Logger, observe func([]lease.Lease), behind func()) (*database, error) {
+	if s.Database.URL == "" {
+		store, err := pebblestore.Open(s.databaseDir(), pebblestore.Options{Log: log})
+		if err != nil {
+			return nil, err
+		}
+		return &database{Store: store, near: lease.NewCache(store, cachedClients), mark: store.Barrier, full: store.Full, end: store.Close}, nil
+	}
+	db, err := s.openSQL(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := s.keyed(time.Now())
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	name := s.Database.Server
+	if name == "" {
+		if name, err = os.Hostname(); err != nil {
+			return nil, errors.Join(fmt.Errorf("database.server: %w", err), db.Close())
+		}
+	}
+	store, err := shared.New(ctx, db, shared.Options{
+		Name: name, Keys: keys, Cache: s.Database.Cache, Offline: s.Database.OfflineRenewals, Log: log, Observe: observe, Behind: behind,
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("database: %w", err), db.Close())
+	}
+	log.Info("sharing a database", "server", name, "number", store.Server())
+	return &database{Store: store.Direct(), near: store, mark: store.Mark, shared: store, full: func() bool { return false }, end: store.Close}, nil
+}
+
+// run does what goes on behind, until the context ends.
+func (d *database) run(ctx context.Context) error {
+	if d.shared == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return d.shared.Run(ctx)
+}
+
+// databaseView tells of a database that servers share.
+type databaseView struct {
+	Server          int  `json:"server"`            // this one's number among them
+	Away            bool `json:"away"`              // it does not answer
+	Waiting         int  `json:"waiting"`           // messages' changes that are to be stored
+	RenewalsToStore int  `json:"renewals_to_store"` // that were promised while it was away
+}
+
+// view is nil for the embedded database.
+func (d *database) view() *databaseView {
+	if d.shared == nil {
+		return nil
+	}
+	v := &databaseView{Server: d.shared.Server(), Away: d.shared.Away()}
+	v.Waiting, v.RenewalsToStore = d.shared.Waiting()
+	return v
+}
+
+// close closes the database, but not for ever.
+func (d *database) close() error {
+	closed := make(chan error, 1)
+	go func() { closed <- d.end() }()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(closeWithin):
+		return errors.New("lease database: could not be closed; what was not acknowledged may be lost")
+	}
+}
+
+// eachLeaseAtRest calls f with each lease of a database that no server of this
+// configuration uses.
+func (s *setup) eachLeaseAtRest(ctx context.Context, f func(lease.Lease) error) error {
+	if s.Database.URL == "" {
+		store, err := pebblestore.Open(s.databaseDir(), pebblestore.Options{ReadOnly: true})
+		if err != nil {
+			return err
+		}
+		defer store.Close()
+		return store.Each(f)
+	}
+	db, err := s.openSQL(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return db.Each(ctx, f)
+}
+
+func databaseCommand() *cobra.Command {
+	c := &cobra.Command{Use: "database", Short: "Make the tables of a database that servers share"}
+	c.AddCommand(databaseCreateCommand(), databaseSchemaCommand())
+	return c
+}
+
+func databaseCreateCommand() *cobra.Command {
+	var file *string
+	c := &cobra.Command{
+		Use:   "create",
+		Short: "Make the tables in the database that [database] names",
+		Long: `Make the tables in the database that [database] in the configuration names, as its user.
+Tables that exist stay as they are. A server makes none itself, so that its user
+needs no right to.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := load(*file)
+			if err != nil {
+				return err
+			}
+			if s.Database.URL == "" {
+				return fmt.Errorf("%s: no database.url: leases are in %s, which the server makes itself", s.file, s.databaseDir())
+			}
+			db, err := s.openSQL(c.Context(), true)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(c.OutOrStdout(), "The tables are there.")
+			return db.Close()
+		},
+	}
+	file = configFlag(c)
+	return c
+}
+
+func databaseSchemaCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "schema",
+		Short: "Print the statements that make the tables",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			_, err := fmt.Fprint(c.OutOrStdout(), sqlstore.Schema)
+			return err
+		},
+	}
+}
