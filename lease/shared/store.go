@@ -150,6 +150,17 @@ func (u *unit) Wait() error {
 	return u.err
 }
 
+// Settled reports whether a barrier of Mark is decided, so that to wait for it takes no time.
+func Settled(b lease.Barrier) bool {
+	switch b := b.(type) {
+	case *unit:
+		return b.answered()
+	case *barrier:
+		return !slices.ContainsFunc(b.units, func(u *unit) bool { return !u.answered() })
+	}
+	return true
+}
+
 // attempt is units on their way to the database.
 type attempt struct {
 	seq   int64
