@@ -47,7 +47,7 @@ unit:
 # Four at a time: with more, programs that are built to find races wait longer for two
 # processors than their peers wait for them.
 e2e: deps
-	$(GO) test -count=1 -timeout 30m -tags e2e -parallel 4 ./test/... ./lease/pebblestore ./sava/xdp
+	$(GO) test -count=1 -timeout 30m -tags e2e -parallel 4 ./test/... ./lease/pebblestore ./lease/sqlstore ./sava/xdp
 
 # Fabric's own programs, at the versions that deploy/fabric/tools and its ca name.
 fabric-tools: bin/fabric/peer
@@ -86,7 +86,7 @@ bench: bench-deps build fabric-tools
 	$(GO) test -run '^$$' -bench . -benchtime 5x ./ledgeranchor/embedded
 	$(GO) test -run '^$$' -bench 'Report|TenThousand' -benchtime 1x ./trace
 	$(GO) test -run '^$$' -bench Resolution -benchtime 50x ./trace
-	$(GO) test -count=1 -run "^$$" -bench . -benchtime 1x -tags e2e ./sava/xdp ./test/bench
+	$(GO) test -count=1 -run "^$$" -bench . -benchtime 1x -tags e2e ./sava/xdp ./lease/sqlstore ./test/bench
 	$(GO) test -count=1 -timeout 20m -run "^$$" -bench . -benchtime 1x -tags fabric ./ledgeranchor/fabric
 
 fuzz:

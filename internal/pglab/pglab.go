@@ -144,6 +144,9 @@ func (c *Cluster) Start() error {
 	}
 }
 
+// Pid returns the id of the server's first process.
+func (c *Cluster) Pid() int { return c.cmd.Process.Pid }
+
 // SQL runs a statement in a database, the lab's if none is named.
 func (c *Cluster) SQL(statement string, database ...string) error {
 	_, err := c.Query(statement, database...)

@@ -287,8 +287,8 @@ func (s *Store) lost(err error) {
 	s.stats.Failures.Add(1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.away {
-		s.away = true
+	if now := time.Now(); !s.away || now.Sub(s.told) > tellEvery {
+		s.away, s.told = true, now
 		s.o.Log.Error("the lease database does not answer; new leases must wait", "renewals_from_memory", s.o.Offline, "error", err)
 	}
 	if s.flying != nil { // what became of these nobody knows; they will be tried again
@@ -304,6 +304,7 @@ func (s *Store) lost(err error) {
 	for _, u := range queue {
 		s.offline(u)
 	}
+	s.rouse() // it may wait for changes, of which there are none now
 }
 
 // failed notes that the database does not answer, if it was not the caller who ended it.

@@ -54,6 +54,7 @@ const (
 	retryEvery    = 250 * time.Millisecond
 	followEvery   = 200 * time.Millisecond
 	changesAtOnce = 256
+	tellEvery     = time.Minute // that the database is away
 )
 
 // Stats are counts of what a store did.
@@ -94,6 +95,7 @@ type Store struct {
 	since    []*unit // units since the last barrier
 	last     *barrier
 	away     bool
+	told     time.Time     // when the log was told so last
 	deferred map[Key]*unit // renewals that were promised while the database was away
 	rev, seq int64
 	prev     int64 // the last commit that was written
@@ -524,11 +526,16 @@ func (s *Store) mark() lease.Barrier {
 		return u
 	}
 	s.queue = append(s.queue, u)
+	s.rouse()
+	return u
+}
+
+// rouse has Run look what there is to do.
+func (s *Store) rouse() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
-	return u
 }
 
 // Barrier implements lease.Store.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -429,6 +430,31 @@ func TestOtherKeysAreRefused(t *testing.T) {
 	}{{100, 7, nil}, {105, 7, nil}, {105, 8, shared.ErrKeys}, {101, 7, nil}, {112, 8, shared.ErrKeys}, {112, 7, nil}, {200, 8, nil}} {
 		if _, err := shared.New(t.Context(), db, keys(c.now, c.secret)); !errors.Is(err, c.want) {
 			t.Errorf("epoch %d, keys %d: %v, want %v", c.now, c.secret, err, c.want)
+		}
+	}
+}
+
+// A store that has nothing to write finds out that its database is back all the same.
+func TestAnIdleStoreComesBack(t *testing.T) {
+	a, _, ca, _ := pair(t)
+	var down atomic.Bool
+	ca.Fault = func() memdb.Fault {
+		if down.Load() {
+			return memdb.NotAsked
+		}
+		return memdb.Answered
+	}
+	run(t, a)
+	time.Sleep(10 * time.Millisecond) // it waits for something to do
+	down.Store(true)
+	if _, err := a.Lease(leasetest.Lease(1, t0).Addr); !errors.Is(err, shared.ErrAway) || !a.Away() {
+		t.Fatalf("%v: the database is not away", err)
+	}
+	a.Mark()
+	down.Store(false)
+	for deadline := time.Now().Add(10 * time.Second); a.Away(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it is away for ever")
 		}
 	}
 }
