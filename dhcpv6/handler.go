@@ -512,6 +512,33 @@ func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 	return true, 0
 }
 
+// foresee adds of whom a message is, if it can be told without asking others. What it adds
+// points into the packet.
+func (h *Handler) foresee(data []byte, src netip.Addr, f *lease.Foreseen) {
+	var inner []byte
+	var err error
+	if h.hops, inner, err = unwrap(h.hops[:0], data, src); err != nil || h.msg.parse(inner) != nil || h.msg.clientID == nil {
+		return
+	}
+	for i := range h.msg.ias {
+		a := &h.msg.ias[i]
+		f.Clients = append(f.Clients, lease.Client{DUID: h.msg.clientID, IAID: a.iaid, PD: a.pd})
+	}
+	h.relays = h.relays[:0]
+	for i := len(h.hops) - 1; i >= 0; i-- {
+		h.relays = append(h.relays, h.hops[i].relay)
+	}
+	h.client = eidauth.Client{DUID: h.msg.clientID, Vendor: h.msg.vendors, Relays: h.relays}
+	id, err := h.auth.Authenticate(&h.client)
+	switch {
+	case err != nil:
+	case id.Sealed != nil:
+		f.Keys = append(f.Keys, id.Sealed.Key)
+	default:
+		f.Keys = append(f.Keys, h.reg.Key(id.EID))
+	}
+}
+
 // failed says why a message gets no answer whose fault it is not. Of a store that is away the
 // store tells itself, once.
 func (h *Handler) failed(what string, err error, more ...any) Drop {

@@ -39,6 +39,10 @@ const (
 	// disk, packets wait in the socket and at last are lost, as UDP is.
 	inFlight = 4
 
+	// sharedInFlight is the same for a store that several servers share, which takes longer
+	// and in which more go into one commit the more wait for it.
+	sharedInFlight = 32
+
 	// maxDelay is how old an answer may be. Its lifetimes count from when it
 	// was made, and a client counts from when it came.
 	maxDelay = 2 * time.Second
@@ -67,9 +71,12 @@ type Server struct {
 	handler *Handler
 	barrier func() lease.Barrier // stands for all leases that are stored so far
 	each    bool                 // a barrier is taken after each message
-	now     func() time.Time
-	stats   *Stats
-	log     *slog.Logger
+
+	prefetch func(*lease.Foreseen) // nil for a store that is near
+	foreseen lease.Foreseen
+	now      func() time.Time
+	stats    *Stats
+	log      *slog.Logger
 
 	conn *net.UDPConn
 	pc   *ipv6.PacketConn
@@ -98,9 +105,7 @@ func Listen(handler *Handler, barrier func() lease.Barrier, feed *Feed, now func
 		return nil, fmt.Errorf("DHCPv6 socket: %w (is another DHCPv6 server or relay running here?)", err)
 	}
 	s.conn, s.pc = conn, ipv6.NewPacketConn(conn)
-	// A larger buffer is better and no condition of service.
-	_ = conn.SetReadBuffer(socketBuffer)
-	_ = conn.SetWriteBuffer(socketBuffer)
+	enlarge(conn)
 	if err := s.pc.SetControlMessage(ipv6.FlagDst|ipv6.FlagInterface, true); err != nil {
 		return nil, errors.Join(fmt.Errorf("DHCPv6 socket: %w", err), conn.Close())
 	}
@@ -110,6 +115,21 @@ func Listen(handler *Handler, barrier func() lease.Barrier, feed *Feed, now func
 		return nil, errors.Join(err, conn.Close())
 	}
 	return s, nil
+}
+
+// enlarge gives a socket larger buffers, by CAP_NET_ADMIN where the system's limit is lower. They
+// are better and no condition of service.
+func enlarge(conn *net.UDPConn) {
+	_ = conn.SetReadBuffer(socketBuffer)
+	_ = conn.SetWriteBuffer(socketBuffer)
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer)
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer)
+	})
 }
 
 // join joins the groups on interfaces that are new, or that came back under
@@ -174,10 +194,10 @@ func (s *Server) Replace(h *Handler) error {
 	return s.join()
 }
 
-// MarkEach has the barrier that Listen was given be taken after each message, and only that
-// message's answer wait for it: for a store that several servers change, where one message
-// may be refused beside others.
-func (s *Server) MarkEach() { s.each = true }
+// Share prepares the server for a store that several servers change. The barrier that Listen
+// was given is taken after each message, and only that message's answer waits for it, since
+// one may be refused beside others. prefetch is told whose messages are to be handled next.
+func (s *Server) Share(prefetch func(*lease.Foreseen)) { s.each, s.prefetch = true, prefetch }
 
 // Do runs f while no packet is handled, for work on what the handler uses.
 func (s *Server) Do(f func()) {
@@ -245,11 +265,15 @@ func (s *Server) Serve(ctx context.Context) error {
 	defer stop()
 	defer s.conn.Close()
 
-	free := make(chan *batch, inFlight)
-	for range inFlight {
+	batches := inFlight
+	if s.each {
+		batches = sharedInFlight
+	}
+	free := make(chan *batch, batches)
+	for range batches {
 		free <- newBatch()
 	}
-	handled := make(chan *batch, inFlight)
+	handled := make(chan *batch, batches)
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
@@ -324,6 +348,16 @@ func (s *Server) read(b *batch) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.prefetch != nil {
+		s.foreseen.Keys, s.foreseen.Clients = s.foreseen.Keys[:0], s.foreseen.Clients[:0]
+		for i := range b.in[:n] {
+			if src, ok := b.in[i].Addr.(*net.UDPAddr); ok {
+				addr, _ := netip.AddrFromSlice(src.IP)
+				s.handler.foresee(b.in[i].Buffers[0][:b.in[i].N], addr, &s.foreseen)
+			}
+		}
+		s.prefetch(&s.foreseen)
+	}
 	s.handleAll(b, b.in[:n])
 	return nil
 }

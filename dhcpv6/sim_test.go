@@ -293,6 +293,14 @@ func (v *simServer) receive(from *simClient, data []byte) {
 	if v.handler == nil {
 		return
 	}
+	if v.s.rng.IntN(2) == 0 { // as the server does with what it reads at once
+		var f lease.Foreseen
+		v.handler.foresee(data, relayAddr, &f)
+		if len(f.Keys) != 1 || len(f.Clients) != 1 {
+			v.s.t.Errorf("foreseen: %+v", f)
+		}
+		v.store.Prefetch(&f)
+	}
 	reply, _, drop := v.handler.Handle(v.s.now, &Packet{Data: data, Src: netip.AddrPortFrom(relayAddr, ServerPort)}, nil)
 	barrier := v.store.Mark()
 	if drop == DropInternal {

@@ -554,7 +554,11 @@ func (a *Allocator) candidate(key *idcodec.EpochKey, subscriber uint64, slot uin
 // free reports whether an address or a prefix may be leased, and returns its ended lease
 // if it had one.
 func (a *Allocator) free(now time.Time, addr netip.Addr, p *place) (bool, *Lease, error) {
-	l, err := a.store.Lease(addr)
+	read := a.store.Lease
+	if s, ok := a.store.(guesser); ok && p.bits == 0 {
+		read = s.Guess
+	}
+	l, err := read(addr)
 	switch {
 	case err != nil && !errors.Is(err, ErrNotFound):
 		return false, nil, err
@@ -588,6 +592,12 @@ func (a *Allocator) free(now time.Time, addr netip.Addr, p *place) (bool, *Lease
 		}
 	}
 	return true, before, nil
+}
+
+// guesser is a store that is far away. Guess is Lease for an address that probably nobody ever
+// had: it may say ErrNotFound wrongly, upon which a change is refused that rests on it.
+type guesser interface {
+	Guess(addr netip.Addr) (Lease, error)
 }
 
 // held returns the live addresses of a subscriber, or the first addresses of its live

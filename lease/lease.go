@@ -205,6 +205,13 @@ type Store interface {
 	Close() error
 }
 
+// Foreseen is of whom messages are that will be handled together, as far as that can be told
+// beforehand, so that a store which is far away need be asked once for all of them.
+type Foreseen struct {
+	Keys    []idcodec.LookupKey
+	Clients []Client
+}
+
 // Prefixes is what tells of delegated prefixes; a [Store] does.
 type Prefixes interface {
 	Lengths() []uint8

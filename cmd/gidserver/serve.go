@@ -145,7 +145,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 		return err
 	}
 	if store.shared != nil {
-		server.MarkEach()
+		server.Share(store.shared.Prefetch)
 	}
 	run.server, run.feed, run.all = server, feed, all
 	alloc.Observe(server.Changed)

@@ -59,8 +59,18 @@ func (n *Namespace) Enter(f func() error) error {
 // ListenUDP opens a UDP socket in the namespace.
 func (n *Namespace) ListenUDP(addr netip.AddrPort) (conn *net.UDPConn, err error) {
 	err = n.Enter(func() error {
-		conn, err = net.ListenUDP("udp6", net.UDPAddrFromAddrPort(addr))
-		return err
+		if conn, err = net.ListenUDP("udp6", net.UDPAddrFromAddrPort(addr)); err != nil {
+			return err
+		}
+		raw, err := conn.SyscallConn()
+		if err != nil {
+			return err
+		}
+		const buffer = 8 << 20 // for what many clients are sent at once
+		failed := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer)
+		})
+		return errors.Join(failed, err)
 	})
 	return conn, err
 }

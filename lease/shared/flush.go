@@ -207,10 +207,11 @@ func (s *Store) sift(ctx context.Context, a *attempt, c *Commit) error {
 	if err != nil {
 		return err
 	}
-	now := make(map[Key]Row, len(rows))
+	stored := make(map[Key]Row, len(rows))
 	for _, r := range rows {
-		now[r.Key] = r
+		stored[r.Key] = r
 	}
+	now := maps.Clone(stored)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	kept := a.units[:0]
@@ -223,6 +224,11 @@ func (s *Store) sift(ctx context.Context, a *attempt, c *Commit) error {
 			kept = append(kept, u)
 		} else {
 			s.fail(u, ErrConflict)
+			for _, r := range u.rows {
+				if is, ok := now[r.Key]; ok && is.Rev == stored[r.Key].Rev {
+					s.cache.Put(r.Key, entry{is.Value, is.Rev})
+				}
+			}
 			continue
 		}
 		for _, r := range u.rows {

@@ -86,10 +86,11 @@ type Store struct {
 
 	mu       sync.Mutex
 	cache    *recent.Map[Key, entry]
-	pending  map[Key]pendingRow // that no commit has written yet
-	reads    map[Key]entry      // of the message
-	deps     []*unit            // whose changes the message has read
-	open     *unit              // the message's changes; nil for none yet
+	pending  map[Key]pendingRow            // that no commit has written yet
+	reads    map[Key]entry                 // of the message
+	fresh    *recent.Map[uint64, struct{}] // subscribers that this server has registered
+	deps     []*unit                       // whose changes the message has read
+	open     *unit                         // the message's changes; nil for none yet
 	queue    []*unit
 	flying   *attempt
 	since    []*unit // units since the last barrier
@@ -198,6 +199,7 @@ func New(ctx context.Context, db DB, o Options) (*Store, error) {
 	s := &Store{
 		db: db, o: o, me: me, wake: make(chan struct{}, 1),
 		cache: recent.New[Key, entry](4 * o.Cache), pending: make(map[Key]pendingRow), reads: make(map[Key]entry),
+		fresh:    recent.New[uint64, struct{}](o.Cache),
 		deferred: make(map[Key]*unit), seen: me.Heads, prev: me.Last, next: me.Next, end: me.End,
 		// Revisions and commits of one start are others than those of another.
 		rev: (int64(me.Server)*MaxStarts + int64(me.Start)) << 39, seq: int64(me.Start) << 40,
@@ -247,8 +249,8 @@ func (s *Store) ask(f func(context.Context) error) error {
 	return fmt.Errorf("%w: %w", ErrAway, err)
 }
 
-// row returns a row as the message sees it.
-func (s *Store) row(k Key) (entry, error) {
+// row returns a row as the message sees it. A guess is that there is none, if that must be asked.
+func (s *Store) row(k Key, guess bool) (entry, error) {
 	s.mu.Lock()
 	if p, ok := s.pending[k]; ok {
 		if p.by != s.open && !slices.Contains(s.deps, p.by) {
@@ -268,6 +270,12 @@ func (s *Store) row(k Key) (entry, error) {
 		return e, nil
 	}
 	away := s.away
+	if guess && !away {
+		s.cache.Put(k, entry{})
+		s.reads[k] = entry{}
+		s.mu.Unlock()
+		return entry{}, nil
+	}
 	s.mu.Unlock()
 	if away {
 		return entry{}, ErrAway
@@ -289,7 +297,11 @@ func (s *Store) row(k Key) (entry, error) {
 
 // value returns a row's value, or lease.ErrNotFound.
 func (s *Store) value(k Key) ([]byte, error) {
-	e, err := s.row(k)
+	return s.valueOr(k, false)
+}
+
+func (s *Store) valueOr(k Key, guess bool) ([]byte, error) {
+	e, err := s.row(k, guess)
 	if err == nil && e.rev == 0 {
 		err = lease.ErrNotFound
 	}
@@ -314,6 +326,78 @@ func (s *Store) Lease(addr netip.Addr) (lease.Lease, error) {
 	return lease.ParseRecord(addr, v)
 }
 
+// Guess is Lease for an address that this server alone would lease: what is not in memory it
+// takes for absent, without asking. If it is wrong, what is written on that ground is refused,
+// and the next guess is right.
+func (s *Store) Guess(addr netip.Addr) (lease.Lease, error) {
+	v, err := s.valueOr(LeaseKey(addr), true)
+	if err != nil {
+		return lease.Lease{}, err
+	}
+	return lease.ParseRecord(addr, v)
+}
+
+// Prefetch reads what the messages of these clients need, all at once.
+func (s *Store) Prefetch(f *lease.Foreseen) {
+	var keys []Key
+	for i := range f.Keys {
+		keys = append(keys, Key{Keys, string(f.Keys[i][:])})
+	}
+	for i := range f.Clients {
+		keys = append(keys, ClientKey(f.Clients[i]))
+	}
+	known := s.fetch(keys)
+	keys = keys[:0]
+	for k, e := range known {
+		switch {
+		case e.rev == 0:
+		case k.Table == Keys:
+			keys = append(keys, Key{Lists, string(e.value)})
+		default:
+			addrs, _ := parseAddrs(nil, e.value) // who needs it is told
+			keys = append(keys, leaseKeys(addrs)...)
+		}
+	}
+	s.fetch(keys)
+}
+
+// fetch reads rows that are not in memory, and returns all. What it cannot read is left for
+// who needs it.
+func (s *Store) fetch(keys []Key) map[Key]entry {
+	known := make(map[Key]entry, len(keys))
+	var missing []Key
+	s.mu.Lock()
+	for _, k := range keys {
+		if p, ok := s.pending[k]; ok {
+			known[k] = p.entry
+		} else if e, ok := s.cache.Get(k); ok {
+			known[k] = e
+		} else if _, twice := known[k]; !twice {
+			known[k] = entry{}
+			missing = append(missing, k)
+		}
+	}
+	away := s.away
+	s.mu.Unlock()
+	if len(missing) == 0 || away {
+		return known
+	}
+	var rows []Row
+	if s.ask(func(ctx context.Context) (err error) {
+		rows, err = s.db.Get(ctx, missing)
+		return err
+	}) != nil {
+		return known
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range rows {
+		known[r.Key] = entry{r.Value, r.Rev}
+		s.cache.Put(r.Key, known[r.Key])
+	}
+	return known
+}
+
 // ByClient implements lease.Store.
 func (s *Store) ByClient(dst []netip.Addr, c lease.Client) ([]netip.Addr, error) {
 	return s.addrs(dst, ClientKey(c))
@@ -325,7 +409,7 @@ func (s *Store) BySubscriber(dst []netip.Addr, n uint64) ([]netip.Addr, error) {
 }
 
 func (s *Store) addrs(dst []netip.Addr, k Key) ([]netip.Addr, error) {
-	e, err := s.row(k)
+	e, err := s.row(k, false)
 	if err != nil {
 		return dst, err
 	}
@@ -334,7 +418,10 @@ func (s *Store) addrs(dst []netip.Addr, k Key) ([]netip.Addr, error) {
 
 // Account implements lease.Store. Each server has accounts of its own.
 func (s *Store) Account(n uint64, p idcodec.Prefix) (lease.Account, error) {
-	v, err := s.value(accountKey(s.me.Server, n, p))
+	s.mu.Lock()
+	_, fresh := s.fresh.Get(n)
+	s.mu.Unlock()
+	v, err := s.valueOr(accountKey(s.me.Server, n, p), fresh)
 	if errors.Is(err, lease.ErrNotFound) {
 		return lease.Account{}, nil
 	}
@@ -357,7 +444,7 @@ func (s *Store) put(k Key, value []byte, was int64) {
 // Register implements lease.Store.
 func (s *Store) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (uint64, error) {
 	k := Key{Keys, string(key[:])}
-	before, err := s.row(k)
+	before, err := s.row(k, false)
 	if err != nil {
 		return 0, err
 	}
@@ -386,6 +473,7 @@ func (s *Store) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (
 	// Nobody else has the number: nothing is filed under it.
 	s.reads[Key{Lists, number(n)}] = entry{}
 	s.cache.Put(Key{Lists, number(n)}, entry{})
+	s.fresh.Put(n, struct{}{})
 	s.registered.Store(max(s.registered.Load(), n+1))
 	return n, nil
 }
@@ -418,7 +506,7 @@ func (s *Store) Apply(u *lease.Update) error {
 	before := make([]entry, len(changes))
 	for i := range changes {
 		var err error
-		if before[i], err = s.row(changes[i].key); err != nil {
+		if before[i], err = s.row(changes[i].key, false); err != nil {
 			return err
 		}
 	}
