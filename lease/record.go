@@ -61,6 +61,18 @@ func AppendRecord(b []byte, l *Lease) []byte {
 	return b
 }
 
+// RecordBits returns the length of a delegated prefix in a record, or 0 for an address.
+func RecordBits(record []byte) uint8 {
+	if record[0] == leaseVersion {
+		return 0
+	}
+	at := leaseFixedLen
+	for range 3 {
+		at += 1 + int(record[at])
+	}
+	return record[at]
+}
+
 // ParseRecord reads the record of a lease of an address. The lease is the caller's to keep.
 // It returns [ErrDamaged] for what AppendRecord does not write.
 func ParseRecord(addr netip.Addr, b []byte) (Lease, error) {

@@ -17,6 +17,7 @@ import (
 	"brightgid/idcodec"
 	"brightgid/internal/secretfile"
 	"brightgid/lease"
+	"brightgid/lease/index"
 	"brightgid/lease/pebblestore"
 	"brightgid/lease/shared"
 	"brightgid/lease/sqlstore"
@@ -97,7 +98,13 @@ func (s *setup) openDatabase(ctx context.Context, log *slog.Logger, observe func
 		if err != nil {
 			return nil, err
 		}
-		return &database{Store: store, near: lease.NewCache(store, cachedClients), mark: store.Barrier, full: store.Full, end: store.Close}, nil
+		began := time.Now()
+		near, err := index.New(store, cachedClients, began)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("lease database %s: %w", s.databaseDir(), err), store.Close())
+		}
+		log.Debug("leases that hold are in memory", "leases", near.Len(), "took", time.Since(began))
+		return &database{Store: store, near: near, mark: store.Barrier, full: store.Full, end: store.Close}, nil
 	}
 	db, err := s.openSQL(ctx, false)
 	if err != nil {

@@ -66,8 +66,8 @@ SIGHUP, or gidserver reload, has it read the configuration again.`,
 	return c
 }
 
-// cachedClients is about how many clients' entries are kept in memory: those that come back with
-// a Request, and those that renew where they are not too many.
+// cachedClients is of about how many clients that have no lease yet, or no more, entries are kept
+// in memory; they may come back with a Request.
 const cachedClients = 1 << 15
 
 // sealedAhead is how many new subscribers may come at once before each has to wait for all of

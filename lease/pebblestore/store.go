@@ -489,6 +489,52 @@ func (s *Store) Each(f func(lease.Lease) error) error {
 	return it.Error()
 }
 
+// scan calls f with all keys, but for their first bytes, and values under a tag.
+func (s *Store) scan(tag byte, f func(key, value []byte) error) error {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{tag}, UpperBound: []byte{tag + 1}})
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		if err := f(it.Key()[1:], it.Value()); err != nil {
+			return err
+		}
+	}
+	return it.Error()
+}
+
+// ScanLeases implements index.Scanner.
+func (s *Store) ScanLeases(f func(netip.Addr, []byte) error) error {
+	return s.scan(tagLease, func(k, v []byte) error { return f(netip.AddrFrom16([16]byte(k)), v) })
+}
+
+// ScanClients implements index.Scanner.
+func (s *Store) ScanClients(f func(lease.Client, []byte) error) error {
+	for _, tag := range []byte{tagClient, tagDelegated} {
+		if err := s.scan(tag, func(k, v []byte) error {
+			if len(k) < 4 {
+				return lease.ErrDamaged
+			}
+			n := len(k) - 4
+			return f(lease.Client{DUID: k[:n], IAID: binary.BigEndian.Uint32(k[n:]), PD: tag == tagDelegated}, v)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ScanKeys implements index.Scanner.
+func (s *Store) ScanKeys(f func(idcodec.LookupKey, uint64) error) error {
+	return s.scan(tagLookup, func(k, v []byte) error {
+		if len(k) != len(idcodec.LookupKey{}) || len(v) != 8 {
+			return lease.ErrDamaged
+		}
+		return f(idcodec.LookupKey(k), binary.BigEndian.Uint64(v))
+	})
+}
+
 // barrier is one synced write.
 type barrier struct {
 	once  sync.Once

@@ -16,6 +16,7 @@ import (
 
 	"brightgid/idcodec"
 	"brightgid/lease"
+	"brightgid/lease/index"
 	"brightgid/lease/leasetest"
 )
 
@@ -26,6 +27,17 @@ func TestConformance(t *testing.T) {
 // The same with a cache before it, which forgets all the time.
 func TestConformanceBehindACache(t *testing.T) {
 	conformance(t, func(s *Store) lease.Store { return lease.NewCache(s, 3) })
+}
+
+// And with an index of what holds before it.
+func TestConformanceBehindAnIndex(t *testing.T) {
+	conformance(t, func(s *Store) lease.Store {
+		x, err := index.New(s, 3, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x
+	})
 }
 
 func conformance(t *testing.T, wrap func(*Store) lease.Store) {

@@ -1,0 +1,363 @@
+// Package index keeps the leases that hold in memory, before a store on disk: what a client that
+// renews asks for is there, however many there are.
+//
+// It takes about 160 bytes a lease of a subscriber with one client. Hashes are of a random key, so
+// that nobody can choose what collides.
+package index
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/maphash"
+	"net/netip"
+	"time"
+
+	"brightgid/idcodec"
+	"brightgid/lease"
+)
+
+// Scanner is a store that can be read whole. What its functions are given is theirs during the
+// call only.
+type Scanner interface {
+	lease.Store
+
+	// ScanLeases calls f with the record of the newest lease of every address.
+	ScanLeases(f func(addr netip.Addr, record []byte) error) error
+
+	// ScanClients calls f with the addresses that are filed under every client, 16 bytes each.
+	ScanClients(f func(c lease.Client, addrs []byte) error) error
+
+	// ScanKeys calls f with every lookup key and its subscriber number.
+	ScanKeys(f func(key idcodec.LookupKey, number uint64) error) error
+}
+
+// keep is for how long a lease stays that has ended; a client may come back.
+const keep = time.Hour
+
+// Index is a store with what holds in memory. It is for one goroutine at a time, through which
+// all writes go; others read the store behind it.
+type Index struct {
+	*lease.Cache // for what is not here
+
+	seed    maphash.Seed
+	arena   arena
+	addrs   table // of leases
+	clients table // of lists, and of leases for clients that have just one
+	swept   int   // slot of addrs up to which leases were looked at
+
+	// Subscribers by the first half of their lookup keys, a subscriber's place being its
+	// number and one.
+	keys    table
+	halves  []byte // 16 bytes each
+	changes []byte // scratch
+}
+
+// New reads a store and returns it with its index; size is of how many clients what is not
+// indexed is remembered. What has ended by now is left out.
+func New(s Scanner, size int, now time.Time) (*Index, error) {
+	x := &Index{Cache: lease.NewCache(s, size), seed: maphash.MakeSeed()}
+	for _, t := range []*table{&x.addrs, &x.clients, &x.keys} {
+		t.grow(nil)
+	}
+	until := uint64(now.Add(-keep).Unix())
+	err := s.ScanLeases(func(addr netip.Addr, record []byte) error {
+		if ends, ok := endOf(record); ok && ends > until {
+			x.put(addr, record)
+		}
+		return nil
+	})
+	if err == nil {
+		err = s.ScanClients(func(c lease.Client, addrs []byte) error {
+			x.fileAs(c, addrs)
+			return nil
+		})
+	}
+	if err == nil {
+		err = s.ScanKeys(func(key idcodec.LookupKey, number uint64) error {
+			x.register(key, number)
+			return nil
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the leases: %w", err)
+	}
+	return x, nil
+}
+
+// Len returns how many leases are in memory.
+func (x *Index) Len() int { return x.addrs.used }
+
+// Where a record has what is looked at here; see lease.AppendRecord.
+const (
+	offEnds = 48
+	offIAID = 56
+	offDUID = 60
+)
+
+// endOf returns when a lease ends, in seconds since 1970.
+func endOf(record []byte) (uint64, bool) {
+	if len(record) < offDUID+1 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64(record[offEnds:]), true
+}
+
+// clientOf returns the client of a block; its DUID is the block's.
+func (x *Index) clientOf(r ref) (c lease.Client) {
+	kind, b := x.arena.of(r)
+	if kind == kindList {
+		return lease.Client{DUID: b[6 : 6+b[5]], IAID: binary.BigEndian.Uint32(b[1:]), PD: b[0] == 1}
+	}
+	record := b[16:]
+	c = lease.Client{DUID: record[offDUID+1 : offDUID+1+int(record[offDUID])], IAID: binary.BigEndian.Uint32(record[offIAID:])}
+	c.PD = lease.RecordBits(record) != 0
+	return c
+}
+
+func (x *Index) addrOf(r ref) [16]byte {
+	_, b := x.arena.of(r)
+	return [16]byte(b)
+}
+
+func (x *Index) hashAddr(a [16]byte) uint64 { return maphash.Bytes(x.seed, a[:]) }
+
+func (x *Index) hashClient(c lease.Client) uint64 {
+	b := append(x.changes[:0], byte(0))
+	if c.PD {
+		b[0] = 1
+	}
+	b = append(binary.BigEndian.AppendUint32(b, c.IAID), c.DUID...)
+	x.changes = b
+	return maphash.Bytes(x.seed, b)
+}
+
+func (x *Index) addrHash(r ref) uint64   { return x.hashAddr(x.addrOf(r)) }
+func (x *Index) clientHash(r ref) uint64 { return x.hashClient(x.clientOf(r)) }
+
+func (x *Index) findAddr(a [16]byte) (int, bool) {
+	return x.addrs.find(x.hashAddr(a), func(r ref) bool { return x.addrOf(r) == a })
+}
+
+func (x *Index) findClient(c lease.Client) (int, bool) {
+	return x.clients.find(x.hashClient(c), func(r ref) bool { return x.clientOf(r).Is(c) })
+}
+
+// block makes a block of two parts.
+func (x *Index) block(kind byte, a, b []byte) ref {
+	r, p := x.arena.alloc(headLen + len(a) + len(b))
+	p[0] = kind
+	binary.LittleEndian.PutUint16(p[1:], uint16(len(a)+len(b)))
+	copy(p[headLen+copy(p[headLen:], a):], b)
+	return r
+}
+
+func (x *Index) drop(r ref) {
+	_, b := x.arena.of(r)
+	x.arena.release(r, headLen+len(b))
+}
+
+// put files a lease's record under its address.
+func (x *Index) put(addr netip.Addr, record []byte) {
+	raw := addr.As16()
+	slot, ok := x.findAddr(raw)
+	if !ok {
+		x.addrs.set(slot, x.block(kindLease, raw[:], record), x.addrHash)
+		return
+	}
+	old := x.addrs.slots[slot]
+	_, b := x.arena.of(old)
+	if len(b) == 16+len(record) && b[16] == record[0] && lease.RecordBits(b[16:]) == lease.RecordBits(record) && string(b[16+offIAID:16+offDUID+1+int(b[16+offDUID])]) == string(record[offIAID:offDUID+1+int(record[offDUID])]) {
+		copy(b[16:], record) // as with every renewal
+		return
+	}
+	before := x.clientOf(old)
+	at, filed := x.findClient(before)
+	filed = filed && x.clients.slots[at] == old
+	r := x.block(kindLease, raw[:], record)
+	switch {
+	case filed && x.clientOf(r).Is(before):
+		x.clients.slots[at] = r
+	case filed:
+		x.clients.remove(at, x.clientHash)
+	}
+	x.addrs.slots[slot] = r
+	x.drop(old)
+}
+
+// forget removes a lease; who asks for it is told by the store.
+func (x *Index) forget(addr netip.Addr) {
+	if slot, ok := x.findAddr(addr.As16()); ok {
+		x.removeAt(slot)
+	}
+}
+
+func (x *Index) removeAt(slot int) {
+	r := x.addrs.slots[slot]
+	if at, ok := x.findClient(x.clientOf(r)); ok && x.clients.slots[at] == r {
+		x.clients.remove(at, x.clientHash)
+	}
+	x.addrs.remove(slot, x.addrHash)
+	x.drop(r)
+}
+
+// fileAs files addresses, 16 bytes each, under a client, if one of them is here.
+func (x *Index) fileAs(c lease.Client, addrs []byte) {
+	x.unfile(c)
+	here := false
+	for b := addrs; len(b) >= 16; b = b[16:] {
+		slot, ok := x.findAddr([16]byte(b))
+		if ok && len(addrs) == 16 && x.clientOf(x.addrs.slots[slot]).Is(c) {
+			r := x.addrs.slots[slot]
+			at, _ := x.findClient(c)
+			x.clients.set(at, r, x.clientHash)
+			return
+		}
+		here = here || ok
+	}
+	if !here || headLen+6+len(c.DUID)+len(addrs) > maxUnits*unit {
+		return
+	}
+	head := make([]byte, 0, 6+lease.MaxDUIDLen)
+	if head = append(head, 0); c.PD {
+		head[0] = 1
+	}
+	head = append(append(binary.BigEndian.AppendUint32(head, c.IAID), byte(len(c.DUID))), c.DUID...)
+	at, _ := x.findClient(c)
+	x.clients.set(at, x.block(kindList, head, addrs), x.clientHash)
+}
+
+// unfile removes what is filed under a client.
+func (x *Index) unfile(c lease.Client) {
+	at, ok := x.findClient(c)
+	if !ok {
+		return
+	}
+	r := x.clients.slots[at]
+	x.clients.remove(at, x.clientHash)
+	if kind, _ := x.arena.of(r); kind == kindList {
+		x.drop(r)
+	}
+}
+
+func (x *Index) halfOf(r ref) [16]byte { return [16]byte(x.halves[16*(int(r)-1):]) }
+
+func (x *Index) keyHash(r ref) uint64 { return x.hashAddr(x.halfOf(r)) }
+
+// maxNumbers bounds the subscribers that are indexed. Numbers begin at 0 and leave none out.
+const maxNumbers = 1 << 31
+
+func (x *Index) register(key idcodec.LookupKey, number uint64) {
+	if number >= maxNumbers {
+		return
+	}
+	half := [16]byte(key[:])
+	for uint64(len(x.halves)) < 16*(number+1) {
+		x.halves = append(x.halves, make([]byte, 16)...)
+	}
+	copy(x.halves[16*number:], half[:])
+	slot, _ := x.keys.find(x.hashAddr(half), func(r ref) bool { return x.halfOf(r) == half })
+	x.keys.set(slot, ref(number+1), x.keyHash)
+}
+
+// Lookup implements lease.Store.
+func (x *Index) Lookup(key idcodec.LookupKey) (uint64, error) {
+	half := [16]byte(key[:])
+	if slot, ok := x.keys.find(x.hashAddr(half), func(r ref) bool { return x.halfOf(r) == half }); ok {
+		return uint64(x.keys.slots[slot]) - 1, nil
+	}
+	return x.Cache.Lookup(key)
+}
+
+// Register implements lease.Store.
+func (x *Index) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (uint64, error) {
+	n, err := x.Cache.Register(key, nid, at)
+	if err == nil {
+		x.register(key, n)
+	}
+	return n, err
+}
+
+// Lease implements lease.Store.
+func (x *Index) Lease(addr netip.Addr) (lease.Lease, error) {
+	if slot, ok := x.findAddr(addr.As16()); ok {
+		_, b := x.arena.of(x.addrs.slots[slot])
+		return lease.ParseRecord(addr, b[16:])
+	}
+	return x.Cache.Lease(addr)
+}
+
+// ByClient implements lease.Store.
+func (x *Index) ByClient(dst []netip.Addr, c lease.Client) ([]netip.Addr, error) {
+	at, ok := x.findClient(c)
+	if !ok {
+		return x.Cache.ByClient(dst, c)
+	}
+	kind, b := x.arena.of(x.clients.slots[at])
+	if kind == kindLease {
+		return append(dst, netip.AddrFrom16([16]byte(b))), nil
+	}
+	for b = b[6+int(b[5]):]; len(b) >= 16; b = b[16:] {
+		dst = append(dst, netip.AddrFrom16([16]byte(b)))
+	}
+	return dst, nil
+}
+
+// Apply implements lease.Store.
+func (x *Index) Apply(u *lease.Update) error {
+	if err := x.Cache.Apply(u); err != nil {
+		// What of it is stored, nobody knows.
+		for i := range u.Put {
+			x.forget(u.Put[i].Addr)
+		}
+		for i := range u.Clients {
+			x.unfile(u.Clients[i].Client)
+		}
+		return err
+	}
+	var now time.Time
+	buf := make([]byte, 0, maxUnits*unit)
+	for i := range u.Put {
+		l := &u.Put[i]
+		buf = lease.AppendRecord(buf[:0], l)
+		x.put(l.Addr, buf)
+		if l.Updated.After(now) {
+			now = l.Updated
+		}
+	}
+	for i := range u.Delete {
+		x.forget(u.Delete[i].Addr)
+	}
+	for i := range u.Clients {
+		buf = buf[:0]
+		for _, a := range u.Clients[i].Addrs {
+			raw := a.As16()
+			buf = append(buf, raw[:]...)
+		}
+		x.fileAs(u.Clients[i].Client, buf)
+	}
+	if !now.IsZero() {
+		x.sweep(now)
+	}
+	return nil
+}
+
+// sweepSlots is how many slots each change looks at, so that what has ended goes in time.
+const sweepSlots = 4
+
+// sweep removes leases that ended long before now, of a few slots after those of the last call.
+func (x *Index) sweep(now time.Time) {
+	until := uint64(max(0, now.Add(-keep).Unix()))
+	for range sweepSlots {
+		if x.swept++; x.swept >= len(x.addrs.slots) {
+			x.swept = 0
+		}
+		r := x.addrs.slots[x.swept]
+		if r == 0 {
+			continue
+		}
+		_, b := x.arena.of(r)
+		if ends, _ := endOf(b[16:]); ends <= until {
+			x.removeAt(x.swept)
+		}
+	}
+}

@@ -1,0 +1,163 @@
+package index_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"brightgid/idcodec"
+	"brightgid/lease"
+	"brightgid/lease/index"
+	"brightgid/lease/leasetest"
+	"brightgid/lease/pebblestore"
+)
+
+var t0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// Whatever is written, in whatever order, while leases end and are swept, the index says
+// what the store behind it says, and so does one that is made anew.
+func TestTheIndexSaysWhatTheStoreSays(t *testing.T) {
+	for seed := range uint64(3) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { compare(t, rand.New(rand.NewPCG(seed, 1))) })
+	}
+}
+
+func compare(t *testing.T, rng *rand.Rand) {
+	store, err := pebblestore.Open(filepath.Join(t.TempDir(), "leases"), pebblestore.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	now := t0
+	x, err := index.New(store, 4, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const addrs, clients = 60, 25
+	client := func(n int) lease.Client {
+		c := leasetest.Lease(n/3, t0).Client
+		c.DUID = append(slices.Clone(c.DUID), make([]byte, n%3*7)...)
+		c.IAID, c.PD = uint32(n%3), n%5 == 0
+		return c
+	}
+	address := func(n int) netip.Addr {
+		raw := leasetest.Lease(n, t0).Addr.As16()
+		binary.BigEndian.PutUint16(raw[6:], uint16(n))
+		return netip.AddrFrom16(raw)
+	}
+	check := func(x *index.Index, what string) {
+		t.Helper()
+		for n := range addrs {
+			got, err1 := x.Lease(address(n))
+			want, err2 := store.Lease(address(n))
+			if fmt.Sprintf("%+v %v", got, err1) != fmt.Sprintf("%+v %v", want, err2) {
+				t.Fatalf("%s: lease %d: %+v, %v; want %+v, %v", what, n, got, err1, want, err2)
+			}
+		}
+		for n := range clients {
+			got, err1 := x.ByClient(nil, client(n))
+			want, err2 := store.ByClient(nil, client(n))
+			if err1 != nil || err2 != nil || !slices.Equal(got, want) {
+				t.Fatalf("%s: client %d has %v, %v; want %v, %v", what, n, got, err1, want, err2)
+			}
+		}
+	}
+	swept := false
+	for i := range 4000 {
+		var u lease.Update
+		for range 1 + rng.IntN(3) {
+			n, c := rng.IntN(addrs), client(rng.IntN(clients))
+			l := leasetest.Lease(n, now)
+			l.Addr, l.Client, l.Updated = address(n), c, now
+			l.Bits = 0
+			if c.PD {
+				l.Bits = 56
+			}
+			switch rng.IntN(4) {
+			case 0:
+				l.Anchor = lease.Anchor{}
+			case 1:
+				l.Anchor.RelayID, l.Anchor.RemoteID = []byte{1, 2, 3}, make([]byte, lease.RemoteIDLen)
+			}
+			l.ValidUntil = now.Add(time.Duration(rng.IntN(100)) * time.Minute)
+			old, err := store.Lease(l.Addr)
+			if rng.IntN(3) > 0 && err == nil { // a renewal
+				old.Updated, old.ValidUntil = now, l.ValidUntil
+				l = old
+			}
+			if slices.ContainsFunc(u.Put, func(o lease.Lease) bool { return o.Addr == l.Addr }) {
+				continue
+			}
+			u.Put = append(u.Put, l)
+			if rng.IntN(2) == 0 {
+				filed := []netip.Addr{l.Addr}
+				for range rng.IntN(3) {
+					filed = append(filed, address(rng.IntN(addrs)))
+				}
+				if rng.IntN(8) == 0 {
+					filed = nil
+				}
+				u.Clients = append(u.Clients, lease.ClientList{Client: l.Client, Addrs: filed})
+			}
+		}
+		if rng.IntN(20) == 0 {
+			if l, err := store.Lease(address(rng.IntN(addrs))); err == nil && !slices.ContainsFunc(u.Put, func(o lease.Lease) bool { return o.Addr == l.Addr }) {
+				u.Delete = append(u.Delete, l)
+			}
+		}
+		before := x.Len()
+		if err := x.Apply(&u); err != nil {
+			t.Fatal(err)
+		}
+		swept = swept || x.Len() < before
+		now = now.Add(time.Duration(rng.IntN(4)) * time.Minute)
+		if i%10 == 0 {
+			check(x, fmt.Sprintf("after %d updates", i+1))
+		}
+	}
+	if !swept {
+		t.Error("nothing was ever swept; the test shows little")
+	}
+	again, err := index.New(store, 4, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(again, "made anew")
+}
+
+// Subscribers are found by the index, those that it has read and those that come.
+func TestSubscribersAreFound(t *testing.T) {
+	store, err := pebblestore.Open(filepath.Join(t.TempDir(), "leases"), pebblestore.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	key := func(n int) (k idcodec.LookupKey) {
+		binary.BigEndian.PutUint64(k[:], uint64(n)*0x9e3779b97f4a7c15)
+		return k
+	}
+	var x *index.Index
+	for n := range 3000 {
+		if n%1000 == 0 {
+			if x, err = index.New(store, 1, t0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := x.Register(key(n), idcodec.NID{1}, t0); err != nil || got != uint64(n) {
+			t.Fatalf("%d: %d, %v", n, got, err)
+		}
+	}
+	for n := range 3000 {
+		if got, err := x.Lookup(key(n)); err != nil || got != uint64(n) {
+			t.Fatalf("%d: %d, %v", n, got, err)
+		}
+	}
+	if _, err := x.Lookup(key(3000)); err != lease.ErrNotFound {
+		t.Errorf("a stranger: %v", err)
+	}
+}
