@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"brightgid/dhcpv6"
 	"brightgid/idcodec"
 	"brightgid/internal/secretfile"
 	"brightgid/lease"
@@ -29,6 +30,7 @@ type database struct {
 
 	near   lease.Store          // for the server's lock, under which all is that changes it
 	mark   func() lease.Barrier // for what was changed since the last call
+	index  *index.Index         // nil for a shared one
 	shared *shared.Store        // nil for the embedded one
 	full   func() bool          // whether it waits for disk space
 	end    func() error
@@ -98,13 +100,8 @@ func (s *setup) openDatabase(ctx context.Context, log *slog.Logger, observe func
 		if err != nil {
 			return nil, err
 		}
-		began := time.Now()
-		near, err := index.New(store, cachedClients, began)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("lease database %s: %w", s.databaseDir(), err), store.Close())
-		}
-		log.Debug("leases that hold are in memory", "leases", near.Len(), "took", time.Since(began))
-		return &database{Store: store, near: near, mark: store.Barrier, full: store.Full, end: store.Close}, nil
+		near := index.New(store, cachedClients)
+		return &database{Store: store, near: near, index: near, mark: store.Barrier, full: store.Full, end: store.Close}, nil
 	}
 	db, err := s.openSQL(ctx, false)
 	if err != nil {
@@ -131,12 +128,24 @@ func (s *setup) openDatabase(ctx context.Context, log *slog.Logger, observe func
 }
 
 // run does what goes on behind, until the context ends.
-func (d *database) run(ctx context.Context) error {
-	if d.shared == nil {
-		<-ctx.Done()
-		return nil
+func (d *database) run(ctx context.Context, server *dhcpv6.Server, log *slog.Logger) error {
+	if d.shared != nil {
+		return d.shared.Run(ctx)
 	}
-	return d.shared.Run(ctx)
+	// The leases are read into memory beside the clients, of whom none waits long.
+	const atOnce, rest = 500, time.Millisecond
+	began := time.Now()
+	for more := true; more && ctx.Err() == nil; {
+		var err error
+		server.Do(func() { more, err = d.index.Load(atOnce, time.Now()) })
+		if err != nil {
+			return err
+		}
+		time.Sleep(rest)
+	}
+	log.Debug("the leases that hold are in memory", "leases", d.index.Len(), "took", time.Since(began))
+	<-ctx.Done()
+	return nil
 }
 
 // databaseView tells of a database that servers share.

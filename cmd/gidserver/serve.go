@@ -214,7 +214,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	start("control socket", func(ctx context.Context) error { return control.Serve(ctx, ctl, socket, log) })
 	start("upkeep", func(ctx context.Context) error { return maintain(ctx, keys, store, alloc, server, log) })
 	start("DHCPv6", server.Serve)
-	start("database", store.run)
+	start("database", func(ctx context.Context) error { return store.run(ctx, server, log) })
 	start("sealing", sealer.Run)
 	start("reload", run.reloadOnHangup)
 	if run.names != nil {

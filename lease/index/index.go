@@ -16,19 +16,20 @@ import (
 	"brightgid/lease"
 )
 
-// Scanner is a store that can be read whole. What its functions are given is theirs during the
-// call only.
+// Scanner is a store that can be read whole, a part at a time. Each function calls f with up to
+// limit entries after one, nil for the first, and returns the last, nil at the end. What f is
+// given is its own during the call only.
 type Scanner interface {
 	lease.Store
 
-	// ScanLeases calls f with the record of the newest lease of every address.
-	ScanLeases(f func(addr netip.Addr, record []byte) error) error
+	// ScanLeases reads the record of the newest lease of every address.
+	ScanLeases(after []byte, limit int, f func(addr netip.Addr, record []byte) error) (next []byte, err error)
 
-	// ScanClients calls f with the addresses that are filed under every client, 16 bytes each.
-	ScanClients(f func(c lease.Client, addrs []byte) error) error
+	// ScanClients reads the addresses that are filed under every client, 16 bytes each.
+	ScanClients(after []byte, limit int, f func(c lease.Client, addrs []byte) error) (next []byte, err error)
 
-	// ScanKeys calls f with every lookup key and its subscriber number.
-	ScanKeys(f func(key idcodec.LookupKey, number uint64) error) error
+	// ScanKeys reads every lookup key and its subscriber number.
+	ScanKeys(after []byte, limit int, f func(key idcodec.LookupKey, number uint64) error) (next []byte, err error)
 }
 
 // keep is for how long a lease stays that has ended; a client may come back.
@@ -38,6 +39,10 @@ const keep = time.Hour
 // all writes go; others read the store behind it.
 type Index struct {
 	*lease.Cache // for what is not here
+
+	source Scanner
+	phase  int    // of Load: leases, clients, keys
+	after  []byte // up to where Load has come in it
 
 	seed    maphash.Seed
 	arena   arena
@@ -52,36 +57,53 @@ type Index struct {
 	changes []byte // scratch
 }
 
-// New reads a store and returns it with its index; size is of how many clients what is not
-// indexed is remembered. What has ended by now is left out.
-func New(s Scanner, size int, now time.Time) (*Index, error) {
-	x := &Index{Cache: lease.NewCache(s, size), seed: maphash.MakeSeed()}
+// New returns a store with an index that is empty; Load fills it. size is of how many clients
+// what is not indexed is remembered.
+func New(s Scanner, size int) *Index {
+	x := &Index{Cache: lease.NewCache(s, size), source: s, seed: maphash.MakeSeed()}
 	for _, t := range []*table{&x.addrs, &x.clients, &x.keys} {
 		t.grow(nil)
 	}
+	return x
+}
+
+// Load reads up to limit entries of the store into the index, but for leases that have ended by
+// now, and reports whether there are more. It may be called between other calls; what is not
+// read yet is asked of the store meanwhile.
+func (x *Index) Load(limit int, now time.Time) (more bool, err error) {
 	until := uint64(now.Add(-keep).Unix())
-	err := s.ScanLeases(func(addr netip.Addr, record []byte) error {
-		if ends, ok := endOf(record); ok && ends > until {
-			x.put(addr, record)
-		}
-		return nil
-	})
-	if err == nil {
-		err = s.ScanClients(func(c lease.Client, addrs []byte) error {
-			x.fileAs(c, addrs)
+	switch x.phase {
+	case 0:
+		x.after, err = x.source.ScanLeases(x.after, limit, func(addr netip.Addr, record []byte) error {
+			if ends, ok := endOf(record); ok && ends > until {
+				if _, known := x.findAddr(addr.As16()); !known {
+					x.put(addr, record)
+				}
+			}
 			return nil
 		})
-	}
-	if err == nil {
-		err = s.ScanKeys(func(key idcodec.LookupKey, number uint64) error {
+	case 1:
+		x.after, err = x.source.ScanClients(x.after, limit, func(c lease.Client, addrs []byte) error {
+			if _, known := x.findClient(c); !known {
+				x.fileAs(c, addrs)
+			}
+			return nil
+		})
+	case 2:
+		x.after, err = x.source.ScanKeys(x.after, limit, func(key idcodec.LookupKey, number uint64) error {
 			x.register(key, number)
 			return nil
 		})
+	default:
+		return false, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the leases: %w", err)
+		return false, fmt.Errorf("reading the leases: %w", err)
 	}
-	return x, nil
+	if x.after == nil {
+		x.phase++
+	}
+	return x.phase <= 2, nil
 }
 
 // Len returns how many leases are in memory.

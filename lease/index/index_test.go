@@ -34,10 +34,7 @@ func compare(t *testing.T, rng *rand.Rand) {
 	}
 	defer store.Close()
 	now := t0
-	x, err := index.New(store, 4, now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	x := index.New(store, 4)
 	const addrs, clients = 60, 25
 	client := func(n int) lease.Client {
 		c := leasetest.Lease(n/3, t0).Client
@@ -116,6 +113,12 @@ func compare(t *testing.T, rng *rand.Rand) {
 		}
 		swept = swept || x.Len() < before
 		now = now.Add(time.Duration(rng.IntN(4)) * time.Minute)
+		if i%100 == 50 { // it may be read all over again, beside all that happens
+			x = index.New(store, 4)
+		}
+		if _, err := x.Load(1+rng.IntN(5), now); err != nil {
+			t.Fatal(err)
+		}
 		if i%10 == 0 {
 			check(x, fmt.Sprintf("after %d updates", i+1))
 		}
@@ -123,11 +126,22 @@ func compare(t *testing.T, rng *rand.Rand) {
 	if !swept {
 		t.Error("nothing was ever swept; the test shows little")
 	}
-	again, err := index.New(store, 4, now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	again := index.New(store, 4)
+	load(t, again, now)
 	check(again, "made anew")
+}
+
+func load(t *testing.T, x *index.Index, now time.Time) {
+	t.Helper()
+	for {
+		more, err := x.Load(7, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !more {
+			return
+		}
+	}
 }
 
 // Subscribers are found by the index, those that it has read and those that come.
@@ -144,9 +158,8 @@ func TestSubscribersAreFound(t *testing.T) {
 	var x *index.Index
 	for n := range 3000 {
 		if n%1000 == 0 {
-			if x, err = index.New(store, 1, t0); err != nil {
-				t.Fatal(err)
-			}
+			x = index.New(store, 1)
+			load(t, x, t0)
 		}
 		if got, err := x.Register(key(n), idcodec.NID{1}, t0); err != nil || got != uint64(n) {
 			t.Fatalf("%d: %d, %v", n, got, err)

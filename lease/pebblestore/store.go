@@ -489,45 +489,64 @@ func (s *Store) Each(f func(lease.Lease) error) error {
 	return it.Error()
 }
 
-// scan calls f with all keys, but for their first bytes, and values under a tag.
-func (s *Store) scan(tag byte, f func(key, value []byte) error) error {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{tag}, UpperBound: []byte{tag + 1}})
+// scan calls f with up to limit keys, but for their first bytes, and values under a tag, those
+// after one. It returns the last, or nil at the end.
+func (s *Store) scan(tag byte, after []byte, limit int, f func(key, value []byte) error) (next []byte, err error) {
+	lower := append([]byte{tag}, after...)
+	if after != nil {
+		lower = append(lower, 0)
+	}
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: []byte{tag + 1}})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer it.Close()
 	for ok := it.First(); ok; ok = it.Next() {
 		if err := f(it.Key()[1:], it.Value()); err != nil {
-			return err
+			return nil, err
+		}
+		if limit--; limit == 0 {
+			return append([]byte(nil), it.Key()[1:]...), nil
 		}
 	}
-	return it.Error()
+	return nil, it.Error()
 }
 
 // ScanLeases implements index.Scanner.
-func (s *Store) ScanLeases(f func(netip.Addr, []byte) error) error {
-	return s.scan(tagLease, func(k, v []byte) error { return f(netip.AddrFrom16([16]byte(k)), v) })
+func (s *Store) ScanLeases(after []byte, limit int, f func(netip.Addr, []byte) error) ([]byte, error) {
+	return s.scan(tagLease, after, limit, func(k, v []byte) error { return f(netip.AddrFrom16([16]byte(k)), v) })
 }
 
-// ScanClients implements index.Scanner.
-func (s *Store) ScanClients(f func(lease.Client, []byte) error) error {
-	for _, tag := range []byte{tagClient, tagDelegated} {
-		if err := s.scan(tag, func(k, v []byte) error {
-			if len(k) < 4 {
-				return lease.ErrDamaged
-			}
-			n := len(k) - 4
-			return f(lease.Client{DUID: k[:n], IAID: binary.BigEndian.Uint32(k[n:]), PD: tag == tagDelegated}, v)
-		}); err != nil {
-			return err
-		}
+// ScanClients implements index.Scanner. Where it is to go on is a tag and a key.
+func (s *Store) ScanClients(after []byte, limit int, f func(lease.Client, []byte) error) ([]byte, error) {
+	tag := byte(tagClient)
+	if len(after) > 0 {
+		tag, after = after[0], after[1:]
 	}
-	return nil
+	if len(after) == 0 {
+		after = nil
+	}
+	next, err := s.scan(tag, after, limit, func(k, v []byte) error {
+		if len(k) < 4 {
+			return lease.ErrDamaged
+		}
+		n := len(k) - 4
+		return f(lease.Client{DUID: k[:n], IAID: binary.BigEndian.Uint32(k[n:]), PD: tag == tagDelegated}, v)
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case next != nil:
+		return append([]byte{tag}, next...), nil
+	case tag == tagClient:
+		return []byte{tagDelegated}, nil
+	}
+	return nil, nil
 }
 
 // ScanKeys implements index.Scanner.
-func (s *Store) ScanKeys(f func(idcodec.LookupKey, uint64) error) error {
-	return s.scan(tagLookup, func(k, v []byte) error {
+func (s *Store) ScanKeys(after []byte, limit int, f func(idcodec.LookupKey, uint64) error) ([]byte, error) {
+	return s.scan(tagLookup, after, limit, func(k, v []byte) error {
 		if len(k) != len(idcodec.LookupKey{}) || len(v) != 8 {
 			return lease.ErrDamaged
 		}

@@ -32,9 +32,12 @@ func TestConformanceBehindACache(t *testing.T) {
 // And with an index of what holds before it.
 func TestConformanceBehindAnIndex(t *testing.T) {
 	conformance(t, func(s *Store) lease.Store {
-		x, err := index.New(s, 3, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
-		if err != nil {
-			t.Fatal(err)
+		x := index.New(s, 3)
+		for more := true; more; {
+			var err error
+			if more, err = x.Load(100, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)); err != nil {
+				t.Fatal(err)
+			}
 		}
 		return x
 	})
