@@ -8,7 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
@@ -232,8 +232,7 @@ func (m *manyLab) handle(msgs [][]byte) {
 
 // memory is what the process holds of its own, without what the kernel can take back.
 func (m *manyLab) memory() float64 {
-	runtime.GC()
-	runtime.GC()
+	debug.FreeOSMemory()
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		m.b.Fatal(err)

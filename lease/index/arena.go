@@ -6,14 +6,14 @@ import "encoding/binary"
 type ref uint32
 
 const (
-	slabSize = 1 << 20
+	slabSize = 32 << 20
 	unit     = 8
 	maxUnits = 64 // of the longest block
 )
 
-// arena is memory for short blocks, which hold no pointers, so that the garbage collector has
-// nothing to do with them. A freed block is used again for one of its length.
+// arena is memory for short blocks. A freed block is used again for one of its length.
 type arena struct {
+	*memory
 	slabs [][]byte
 	next  int // in the last slab
 	free  [maxUnits + 1][]ref
@@ -28,7 +28,7 @@ func (a *arena) alloc(n int) (ref, []byte) {
 		return r, a.block(r)[:units*unit]
 	}
 	if len(a.slabs) == 0 || a.next+units*unit > slabSize {
-		a.slabs = append(a.slabs, make([]byte, slabSize))
+		a.slabs = append(a.slabs, a.get(slabSize))
 		if a.next = 0; len(a.slabs) == 1 {
 			a.next = unit // so that no block is at 0
 		}
@@ -67,6 +67,7 @@ func (a *arena) of(r ref) (kind byte, b []byte) {
 // table is a set of places by the hash of what is there: open addressing with linear probing,
 // at most four fifths full.
 type table struct {
+	*memory
 	slots []ref
 	used  int
 }
@@ -98,7 +99,7 @@ func (t *table) set(slot int, r ref, hash func(ref) uint64) {
 
 func (t *table) grow(hash func(ref) uint64) {
 	old := t.slots
-	t.slots = make([]ref, max(16, 2*len(old)))
+	t.slots = t.refs(max(1024, 2*len(old)))
 	mask := len(t.slots) - 1
 	for _, r := range old {
 		if r == 0 {
@@ -110,6 +111,7 @@ func (t *table) grow(hash func(ref) uint64) {
 		}
 		t.slots[i] = r
 	}
+	t.putRefs(old)
 }
 
 // remove empties a slot, and moves those behind it that had to go past it.

@@ -1,8 +1,8 @@
 // Package index keeps the leases that hold in memory, before a store on disk: what a client that
 // renews asks for is there, however many there are.
 //
-// It takes about 160 bytes a lease of a subscriber with one client. Hashes are of a random key, so
-// that nobody can choose what collides.
+// It takes about 160 bytes for a lease of a subscriber with one client. Hashes are of a random
+// key, so that nobody can choose what collides.
 package index
 
 import (
@@ -44,6 +44,7 @@ type Index struct {
 	phase  int    // of Load: leases, clients, keys
 	after  []byte // up to where Load has come in it
 
+	memory  memory
 	seed    maphash.Seed
 	arena   arena
 	addrs   table // of leases
@@ -53,15 +54,17 @@ type Index struct {
 	// Subscribers by the first half of their lookup keys, a subscriber's place being its
 	// number and one.
 	keys    table
-	halves  []byte // 16 bytes each
-	changes []byte // scratch
+	halves  [][]byte // 16 bytes each, halvesAtOnce of them together
+	changes []byte   // scratch
 }
 
 // New returns a store with an index that is empty; Load fills it. size is of how many clients
 // what is not indexed is remembered.
 func New(s Scanner, size int) *Index {
 	x := &Index{Cache: lease.NewCache(s, size), source: s, seed: maphash.MakeSeed()}
+	x.arena.memory = &x.memory
 	for _, t := range []*table{&x.addrs, &x.clients, &x.keys} {
+		t.memory = &x.memory
 		t.grow(nil)
 	}
 	return x
@@ -104,6 +107,12 @@ func (x *Index) Load(limit int, now time.Time) (more bool, err error) {
 		x.phase++
 	}
 	return x.phase <= 2, nil
+}
+
+// Close closes the store and gives the memory back. Nothing may be called after it.
+func (x *Index) Close() error {
+	x.memory.close()
+	return x.Cache.Close()
 }
 
 // Len returns how many leases are in memory.
@@ -261,7 +270,14 @@ func (x *Index) unfile(c lease.Client) {
 	}
 }
 
-func (x *Index) halfOf(r ref) [16]byte { return [16]byte(x.halves[16*(int(r)-1):]) }
+const halvesAtOnce = 1 << 18
+
+// half is where a subscriber's is.
+func (x *Index) half(number uint64) []byte {
+	return x.halves[number/halvesAtOnce][number%halvesAtOnce*16:][:16]
+}
+
+func (x *Index) halfOf(r ref) [16]byte { return [16]byte(x.half(uint64(r) - 1)) }
 
 func (x *Index) keyHash(r ref) uint64 { return x.hashAddr(x.halfOf(r)) }
 
@@ -273,10 +289,10 @@ func (x *Index) register(key idcodec.LookupKey, number uint64) {
 		return
 	}
 	half := [16]byte(key[:])
-	for uint64(len(x.halves)) < 16*(number+1) {
-		x.halves = append(x.halves, make([]byte, 16)...)
+	for uint64(len(x.halves)) <= number/halvesAtOnce {
+		x.halves = append(x.halves, x.memory.get(16*halvesAtOnce))
 	}
-	copy(x.halves[16*number:], half[:])
+	copy(x.half(number), half[:])
 	slot, _ := x.keys.find(x.hashAddr(half), func(r ref) bool { return x.halfOf(r) == half })
 	x.keys.set(slot, ref(number+1), x.keyHash)
 }

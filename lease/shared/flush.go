@@ -165,6 +165,7 @@ func (s *Store) written(a *attempt) {
 		if u.again {
 			s.stats.Reconciled.Add(uint64(len(u.rows)))
 		}
+		u.rows, u.deps = nil, nil // others may hold on to the unit, and must not to all before it
 		u.answer(nil)
 	}
 }
@@ -183,6 +184,7 @@ func (s *Store) fail(u *unit, err error) {
 	if errors.Is(err, ErrConflict) {
 		s.stats.Conflicts.Add(1)
 	}
+	u.deps = nil
 	u.answer(err)
 }
 
