@@ -130,7 +130,13 @@ func (c *Cache) Account(subscriber uint64, p idcodec.Prefix) (Account, error) {
 }
 
 // Apply implements [Store].
-func (c *Cache) Apply(u *Update) error {
+func (c *Cache) Apply(u *Update) error { return c.apply(u, true) }
+
+// ApplyBehind is Apply for who keeps leases and the lists of clients before the cache, which
+// then need not be in it, too.
+func (c *Cache) ApplyBehind(u *Update) error { return c.apply(u, false) }
+
+func (c *Cache) apply(u *Update, keep bool) error {
 	if err := c.Store.Apply(u); err != nil {
 		// What of it is stored, nobody knows.
 		for i := range u.Put {
@@ -140,14 +146,23 @@ func (c *Cache) Apply(u *Update) error {
 		return err
 	}
 	for i := range u.Put {
-		c.leases.Put(u.Put[i].Addr, known[Lease]{v: own(u.Put[i])})
+		if keep {
+			c.leases.Put(u.Put[i].Addr, known[Lease]{v: own(u.Put[i])})
+		} else {
+			c.leases.Forget(u.Put[i].Addr)
+		}
 	}
 	for i := range u.Delete {
 		c.leases.Forget(u.Delete[i].Addr)
 	}
 	for i := range u.Clients {
 		x := &u.Clients[i]
-		c.clients.Put(clientID{string(x.Client.DUID), x.Client.IAID, x.Client.PD}, slices.Clone(x.Addrs))
+		id := clientID{string(x.Client.DUID), x.Client.IAID, x.Client.PD}
+		if keep {
+			c.clients.Put(id, slices.Clone(x.Addrs))
+		} else {
+			c.clients.Forget(id)
+		}
 	}
 	for i := range u.Lists {
 		c.lists.Put(u.Lists[i].Subscriber, slices.Clone(u.Lists[i].Addrs))

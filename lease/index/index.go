@@ -342,7 +342,7 @@ func (x *Index) ByClient(dst []netip.Addr, c lease.Client) ([]netip.Addr, error)
 
 // Apply implements lease.Store.
 func (x *Index) Apply(u *lease.Update) error {
-	if err := x.Cache.Apply(u); err != nil {
+	if err := x.Cache.ApplyBehind(u); err != nil {
 		// What of it is stored, nobody knows.
 		for i := range u.Put {
 			x.forget(u.Put[i].Addr)
