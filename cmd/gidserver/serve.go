@@ -213,8 +213,14 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	ctl := &http.Server{Handler: controlHandler(run, resolver), BaseContext: func(net.Listener) context.Context { return ctx }}
 	start("control socket", func(ctx context.Context) error { return control.Serve(ctx, ctl, socket, log) })
 	start("upkeep", func(ctx context.Context) error { return maintain(ctx, keys, store, alloc, server, log) })
-	start("DHCPv6", server.Serve)
-	start("database", func(ctx context.Context) error { return store.run(ctx, server, log) })
+	// The server answers what it has taken before it ends, for which it needs the database.
+	until, release := context.WithCancel(context.WithoutCancel(ctx))
+	defer release()
+	start("DHCPv6", func(ctx context.Context) error {
+		defer release()
+		return server.Serve(ctx)
+	})
+	start("database", func(context.Context) error { return store.run(until, server, log) })
 	start("sealing", sealer.Run)
 	start("reload", run.reloadOnHangup)
 	if run.names != nil {

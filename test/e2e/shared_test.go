@@ -187,6 +187,16 @@ func TestTheDatabaseOfTwoServersFailsOver(t *testing.T) {
 	if len(parts) != 2 {
 		t.Errorf("leases are of the slots of %d servers, want 2", len(parts))
 	}
+	// A server that is told to end while clients ask ends soon, and well; the other goes on.
+	stopped := make(chan error, 1)
+	go func() {
+		time.Sleep(200 * time.Millisecond)
+		stopped <- second.Server.Stop()
+	}()
+	if last, err := load(known+more+100, more).Run(60 * time.Second); err != nil || last.Exchanges != more {
+		t.Errorf("%d of %d clients have a lease of the server that is left, %v", last.Exchanges, more, err)
+	}
+	w.must(<-stopped)
 	// The EID of a client is found at the other server than the one that leased.
 	i := slices.IndexFunc(lists[0], func(l netlab.Lease) bool { return l.Slot/256 == 1 })
 	if i < 0 {
