@@ -83,14 +83,18 @@ func parse(url string) (*pgxpool.Config, error) {
 		return nil, errors.New("database: want postgres://user@host/database or the like")
 	}
 	secure := func(host string, t *tls.Config) error {
-		if t != nil {
-			t.MinVersion = tls.VersionTLS13
+		a, err := netip.ParseAddr(host)
+		here := err == nil && a.IsLoopback() || filepath.IsAbs(host) || strings.HasPrefix(host, "@") || host == "localhost"
+		switch {
+		case t == nil && !here:
+			return fmt.Errorf("database: the connection to %s would not be encrypted; say sslmode=verify-full", host)
+		case t == nil:
 			return nil
+		case t.InsecureSkipVerify && t.VerifyPeerCertificate == nil && !here:
+			return fmt.Errorf("database: anybody could answer for %s; say sslmode=verify-full", host)
 		}
-		if a, err := netip.ParseAddr(host); err == nil && a.IsLoopback() || filepath.IsAbs(host) || strings.HasPrefix(host, "@") || host == "localhost" {
-			return nil
-		}
-		return fmt.Errorf("database: the connection to %s would not be encrypted; say sslmode=verify-full", host)
+		t.MinVersion = tls.VersionTLS13
+		return nil
 	}
 	cc := &c.ConnConfig.Config
 	if err := secure(cc.Host, cc.TLSConfig); err != nil {

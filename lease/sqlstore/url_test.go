@@ -12,7 +12,9 @@ func TestWhatAURLMaySay(t *testing.T) {
 		{"host=::1,::1 port=1,2 user=gid target_session_attrs=read-write", ""},
 		{"postgres://gid@db.isp.example,db2.isp.example/gid?sslmode=verify-full&target_session_attrs=read-write", ""},
 		{"postgres://gid@db.isp.example/gid?sslmode=disable", "would not be encrypted"},
-		{"postgres://gid@db.isp.example/gid", "would not be encrypted"}, // libpq's default falls back
+		{"postgres://gid@db.isp.example/gid", "say sslmode=verify-full"}, // libpq's default takes what it gets
+		{"postgres://gid@db.isp.example/gid?sslmode=require", "anybody could answer"},
+		{"postgres://gid@db.isp.example/gid?sslmode=verify-ca", ""},
 		{"postgres://gid:canary@[::1]/gid", "holds a password"},
 		{"postgres://gid@[::1]/gid?password=canary", "holds a password"},
 		{"user=gid password=canary", "holds a password"},
