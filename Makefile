@@ -43,6 +43,7 @@ test: deps lint unit e2e fabric
 unit:
 	$(GO) test -race ./...
 	$(GO) test -tags purego ./idcodec
+	GID_SIM_SEEDS=8 $(GO) test -count=1 -run TestServersThatShare ./dhcpv6
 
 # Four at a time: with more, programs that are built to find races wait longer for two
 # processors than their peers wait for them.

@@ -13,7 +13,9 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -668,19 +670,28 @@ func (s *sim) open(number uint64) string {
 
 // Whatever is lost, cut and crashes, no address is ever bound to two subscribers, none is in
 // use at two clients at once, what a client is told is stored, and every address that was
-// ever in use leads to its one subscriber.
+// ever in use leads to its one subscriber. GID_SIM_SEEDS says how many runs are made of each
+// kind; one, and a short one, if it is not set.
 func TestServersThatShareADatabaseUnderFaults(t *testing.T) {
+	seeds, length := uint64(1), time.Hour
+	if s := os.Getenv("GID_SIM_SEEDS"); s != "" {
+		var err error
+		if seeds, err = strconv.ParseUint(s, 10, 16); err != nil {
+			t.Fatal(err)
+		}
+		length = 3 * time.Hour
+	}
 	for name, o := range map[string]simOptions{
 		"crashes":             {servers: 4, crashes: true},
 		"offline":             {servers: 4, offline: true},
 		"crashes and offline": {servers: 3, crashes: true, offline: true},
-		"many servers":        {servers: shared.MaxServers, crashes: true, length: time.Hour},
+		"many servers":        {servers: shared.MaxServers, crashes: true, length: length / 3},
 		"one server":          {servers: 1, crashes: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for seed := range uint64(4) {
-				o.seed, o.clients, o.lines, o.length = seed+1, 60, 20, cmp.Or(o.length, 3*time.Hour)
+			for seed := range seeds {
+				o.seed, o.clients, o.lines, o.length = seed+1, 60, 20, cmp.Or(o.length, length)
 				s := newSim(t, o)
 				s.run()
 				t.Logf("seed %d: %v", o.seed, s.count)

@@ -347,7 +347,7 @@ func TestBothDecodersAgreeOnMutations(t *testing.T) {
 	all := corpus(t)
 	rng := rand.New(rand.NewPCG(1, 2))
 	both := 0
-	const n = 200000
+	const n = 50000
 	for range n {
 		b := slices.Clone(all[rng.IntN(len(all))])
 		for range 1 + rng.IntN(3) {

@@ -65,7 +65,7 @@ func compare(t *testing.T, rng *rand.Rand) {
 		}
 	}
 	swept := false
-	for i := range 4000 {
+	for i := range 1500 {
 		var u lease.Update
 		for range 1 + rng.IntN(3) {
 			n, c := rng.IntN(addrs), client(rng.IntN(clients))
