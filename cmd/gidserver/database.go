@@ -134,16 +134,19 @@ func (d *database) run(ctx context.Context, server *dhcpv6.Server, log *slog.Log
 	}
 	// The leases are read into memory beside the clients, of whom none waits long.
 	const atOnce, rest = 500, time.Millisecond
-	began := time.Now()
+	began, leases := time.Now(), 0
 	for more := true; more && ctx.Err() == nil; {
 		var err error
-		server.Do(func() { more, err = d.index.Load(atOnce, time.Now()) })
+		server.Do(func() {
+			more, err = d.index.Load(atOnce, time.Now())
+			leases = d.index.Len()
+		})
 		if err != nil {
 			return err
 		}
 		time.Sleep(rest)
 	}
-	log.Debug("the leases that hold are in memory", "leases", d.index.Len(), "took", time.Since(began))
+	log.Debug("the leases that hold are in memory", "leases", leases, "took", time.Since(began))
 	<-ctx.Done()
 	return nil
 }
