@@ -450,15 +450,20 @@ const (
 	textUnavailble = "the server cannot lease now"
 )
 
+// identify asks who the client is of the message that was parsed last, behind its hops.
+func (h *Handler) identify() (eidauth.Identity, error) {
+	h.relays = h.relays[:0]
+	for i := len(h.hops) - 1; i >= 0; i-- { // from the nearest to the client outwards
+		h.relays = append(h.relays, h.hops[i].relay)
+	}
+	h.client = eidauth.Client{DUID: h.msg.clientID, Vendor: h.msg.vendors, Relays: h.relays}
+	return h.auth.Authenticate(&h.client)
+}
+
 // authenticate finds the client's subscriber number. When it returns false
 // without a reason to drop, x.text says why the client gets nothing.
 func (h *Handler) authenticate(x *exchange) (bool, Drop) {
-	h.relays = h.relays[:0]
-	for i := len(x.hops) - 1; i >= 0; i-- {
-		h.relays = append(h.relays, x.hops[i].relay)
-	}
-	h.client = eidauth.Client{DUID: x.msg.clientID, Vendor: x.msg.vendors, Relays: h.relays}
-	id, err := h.auth.Authenticate(&h.client)
+	id, err := h.identify()
 	switch {
 	case err == nil:
 	case errors.Is(err, eidauth.ErrPending):
@@ -524,12 +529,7 @@ func (h *Handler) foresee(data []byte, src netip.Addr, f *lease.Foreseen) {
 		a := &h.msg.ias[i]
 		f.Clients = append(f.Clients, lease.Client{DUID: h.msg.clientID, IAID: a.iaid, PD: a.pd})
 	}
-	h.relays = h.relays[:0]
-	for i := len(h.hops) - 1; i >= 0; i-- {
-		h.relays = append(h.relays, h.hops[i].relay)
-	}
-	h.client = eidauth.Client{DUID: h.msg.clientID, Vendor: h.msg.vendors, Relays: h.relays}
-	id, err := h.auth.Authenticate(&h.client)
+	id, err := h.identify()
 	switch {
 	case err != nil:
 	case id.Sealed != nil:

@@ -35,6 +35,29 @@ func Lease(n int, start time.Time) lease.Lease {
 	}
 }
 
+// Marker is a store in which several calls may be one message; see shared.Store.
+type Marker interface {
+	lease.Store
+	Mark() lease.Barrier
+}
+
+// Marking is a store of which each call is a message of its own.
+type Marking struct{ Marker }
+
+// Apply implements lease.Store.
+func (m Marking) Apply(u *lease.Update) error {
+	err := m.Marker.Apply(u)
+	m.Mark()
+	return err
+}
+
+// Register implements lease.Store.
+func (m Marking) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (uint64, error) {
+	n, err := m.Marker.Register(key, nid, at)
+	m.Mark()
+	return n, err
+}
+
 // Run tests the stores that open makes. reopen must keep what was durable.
 func Run(t *testing.T, open func(t *testing.T) lease.Store, reopen Reopener) {
 	t0 := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

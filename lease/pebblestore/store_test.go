@@ -84,6 +84,28 @@ func TestDirectoryIsForItsOwnerOnly(t *testing.T) {
 	}
 }
 
+// Alone, a store leaves no number out.
+func TestSubscribersAreCounted(t *testing.T) {
+	dir := t.TempDir()
+	for start := range 2 {
+		s, err := Open(dir, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 100 {
+			if _, err := s.Register(idcodec.LookupKey{byte(start), byte(i)}, idcodec.NID{1}, time.Unix(1e9, 0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, want := s.Subscribers(), uint64(100*(start+1)); got != want {
+			t.Errorf("Subscribers = %d, want %d", got, want)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestASecondOpenIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	s, err := Open(dir, Options{})

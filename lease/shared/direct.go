@@ -37,6 +37,16 @@ func (d direct) Lookup(key idcodec.LookupKey) (uint64, error) {
 	return parseNumber(r.Value)
 }
 
+func (d direct) Subscribers() uint64 {
+	n := d.Store.Subscribers()
+	_ = d.query(func(ctx context.Context) error { // while it is away, what was known
+		all, err := d.db.Registered(ctx)
+		n = max(n, all)
+		return err
+	})
+	return n
+}
+
 func (d direct) Lease(addr netip.Addr) (lease.Lease, error) {
 	r, err := d.get(LeaseKey(addr))
 	if err != nil {

@@ -676,7 +676,7 @@ func (s *Store) Subscriber(n uint64) (x lease.Subscriber, err error) {
 	return x, err
 }
 
-// Subscribers implements lease.Store. Numbers below it may have been handed out to nobody.
+// Subscribers implements lease.Store, as far as this server knows; Direct's asks the database.
 func (s *Store) Subscribers() uint64 { return s.registered.Load() }
 
 // Lengths implements lease.Store.

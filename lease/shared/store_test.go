@@ -17,21 +17,6 @@ import (
 
 var t0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// marking has each call be a message of its own.
-type marking struct{ *shared.Store }
-
-func (m marking) Apply(u *lease.Update) error {
-	err := m.Store.Apply(u)
-	m.Mark()
-	return err
-}
-
-func (m marking) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (uint64, error) {
-	n, err := m.Store.Register(key, nid, at)
-	m.Mark()
-	return n, err
-}
-
 func attach(t *testing.T, db shared.DB, o shared.Options) *shared.Store {
 	t.Helper()
 	if o.Name == "" {
@@ -68,8 +53,8 @@ func TestConformance(t *testing.T) {
 			open := func(t *testing.T, db *memdb.Database) lease.Store {
 				s := attach(t, &memdb.Conn{Database: db}, shared.Options{Cache: size})
 				run(t, s)
-				dbs[marking{s}] = db
-				return marking{s}
+				dbs[leasetest.Marking{Marker: s}] = db
+				return leasetest.Marking{Marker: s}
 			}
 			leasetest.Run(t, func(t *testing.T) lease.Store { return open(t, memdb.New()) },
 				func(t *testing.T, s lease.Store) lease.Store { return open(t, dbs[s]) })

@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"brightgid/idcodec"
 	"brightgid/internal/pglab"
 	"brightgid/lease"
 	"brightgid/lease/leasetest"
@@ -67,21 +66,6 @@ func open(t *testing.T, url string) *DB {
 	return d
 }
 
-// marking has each call be a message of its own.
-type marking struct{ *shared.Store }
-
-func (m marking) Apply(u *lease.Update) error {
-	err := m.Store.Apply(u)
-	m.Mark()
-	return err
-}
-
-func (m marking) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (uint64, error) {
-	n, err := m.Store.Register(key, nid, at)
-	m.Mark()
-	return n, err
-}
-
 // keyed are keys of which only their number is known.
 func keyed(n int64) shared.Keyed {
 	return shared.Keyed{Epoch: 5, Tag: func(uint32) (int64, error) { return n, nil }}
@@ -107,7 +91,7 @@ func TestConformance(t *testing.T) {
 	c := cluster(t)
 	urls := make(map[lease.Store]string)
 	at := func(t *testing.T, url string) lease.Store {
-		s := marking{attach(t, open(t, url), "one")}
+		s := leasetest.Marking{Marker: attach(t, open(t, url), "one")}
 		urls[s] = url
 		return s
 	}
