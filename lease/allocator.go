@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"brightgid/idcodec"
@@ -58,6 +59,11 @@ type Policy struct {
 	MaxAge        time.Duration // an address is renewed up to this age
 	DeclineHold   time.Duration // a declined address is set aside for so long
 	PerSubscriber int           // addresses that one subscriber may hold at once
+
+	// CacheThreshold is the part of its preferred lifetime, 0 to 1, in which a lease that the
+	// client asks for again is granted as it is, with what is left of its lifetimes, and not
+	// written. 0 has every grant begin both anew.
+	CacheThreshold float64
 }
 
 // Keys gives the codec of an epoch; *idcodec.Keyring does.
@@ -90,6 +96,7 @@ type Allocator struct {
 	policy Policy
 
 	observe func(Lease)
+	cached  atomic.Uint64
 	update  Update
 	addrs   []netip.Addr
 	known   []Lease
@@ -369,7 +376,7 @@ func (a *Allocator) assign(now time.Time, r *Request, commit, ageing bool) ([]Gr
 			a.age(now, r, &known[i])
 		}
 	}
-	if !commit {
+	if !commit || len(a.update.Put) == 0 {
 		return a.grants, nil
 	}
 	if fresh > 0 || len(a.update.Archive) > 0 {
@@ -381,8 +388,13 @@ func (a *Allocator) assign(now time.Time, r *Request, commit, ageing bool) ([]Gr
 	return a.grants, nil
 }
 
-// extend grants a lease that the client has, or had, anew.
+// extend grants a lease that the client has, or had, anew, or as it is where that will do.
 func (a *Allocator) extend(now time.Time, r *Request, p *place, l *Lease) error {
+	if asItIs(now, r, p, l) {
+		a.cached.Add(1)
+		a.grants = append(a.grants, Grant{l.Addr, l.Bits, l.PreferredUntil.Sub(now), l.ValidUntil.Sub(now)})
+		return nil
+	}
 	if !l.Live(now) {
 		account, err := a.begin(now, r.Subscriber, p.account())
 		if err != nil {
@@ -407,6 +419,20 @@ func (a *Allocator) extend(now time.Time, r *Request, p *place, l *Lease) error 
 	a.grants = append(a.grants, Grant{l.Addr, l.Bits, p.policy.Preferred, valid})
 	return nil
 }
+
+// asItIs reports whether a lease is so new that it need not be written again: it is as the
+// policy would have it, for a client that is where it was.
+func asItIs(now time.Time, r *Request, p *place, l *Lease) bool {
+	age := now.Sub(l.Updated)
+	return age >= 0 && float64(age) < p.policy.CacheThreshold*float64(p.policy.Preferred) &&
+		l.State == Active && l.Live(now) && !p.fixed() && l.Anchor.equal(&r.Anchor) &&
+		l.PreferredUntil.Equal(l.Updated.Add(p.policy.Preferred)) &&
+		l.ValidUntil.Sub(l.Updated) == min(p.policy.Valid, l.Born.Add(p.policy.MaxAge).Sub(l.Updated))
+}
+
+// Cached returns how many leases were granted as they were; see [Policy]'s CacheThreshold. It may
+// be called beside other calls.
+func (a *Allocator) Cached() uint64 { return a.cached.Load() }
 
 // again begins the interval of a fixed prefix anew where another epoch has begun, so that
 // it is forgotten like others.
@@ -629,9 +655,9 @@ func (a *Allocator) live(now time.Time, subscriber uint64, wanted func(*Lease) b
 // drops from them what is over.
 func (a *Allocator) file(now time.Time, r *Request, known []Lease) {
 	var mine []netip.Addr
-	for i := len(a.update.Put) - 1; i >= 0; i-- {
-		if l := &a.update.Put[i]; !slices.Contains(mine, l.Addr) {
-			mine = append(mine, l.Addr)
+	for i := len(a.grants) - 1; i >= 0; i-- {
+		if g := &a.grants[i]; !slices.Contains(mine, g.Addr) {
+			mine = append(mine, g.Addr)
 		}
 	}
 	slices.SortStableFunc(known, func(x, y Lease) int { return y.Born.Compare(x.Born) })

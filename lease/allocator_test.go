@@ -601,3 +601,105 @@ func TestSplitSlotsNeverMeet(t *testing.T) {
 		t.Errorf("%d slots came up, want all %d", len(of), 3*each)
 	}
 }
+
+// A client that asks again soon gets the lease that it has with what is left of it, and nothing is
+// written; not when something of it is other than it would be now, nor later.
+func TestALeaseThatIsYoungIsGrantedAsItIs(t *testing.T) {
+	p := policy
+	p.CacheThreshold = 0.25
+	r := request(1, 1, 1, prefixA)
+	elsewhere := request(1, 1, 1, prefixA)
+	elsewhere.Anchor.Relay = netip.MustParseAddr("2001:db8::2")
+	longer := p
+	longer.Valid = 3 * time.Hour
+	longer.CacheThreshold = 0.25
+	otherwise := request(1, 1, 1, prefixA)
+	otherwise.Policy = &longer
+	both := request(1, 1, 1, prefixA, prefixB)
+	for name, c := range map[string]struct {
+		after   time.Duration
+		r       *lease.Request
+		written bool
+	}{
+		"at once":                   {0, r, false},
+		"soon":                      {14 * time.Minute, r, false},
+		"late":                      {15 * time.Minute, r, true},
+		"by a clock that went back": {-time.Minute, r, true},
+		"from elsewhere":            {time.Minute, elsewhere, true},
+		"under another policy":      {time.Minute, otherwise, true},
+		"beside a new one":          {time.Minute, both, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, ask := range []func(*bench, time.Time, *lease.Request) []lease.Grant{
+				func(b *bench, at time.Time, r *lease.Request) []lease.Grant { return b.assign(at, r) },
+				func(b *bench, at time.Time, r *lease.Request) []lease.Grant { return b.renew(at, r) },
+			} {
+				b := newBench(t, p)
+				addr := b.one(noon, r)
+				before, err := b.store.Lease(addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				now := noon.Add(c.after)
+				g := ask(b, now, c.r)[0]
+				after, err := b.store.Lease(addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if g.Addr != addr {
+					t.Errorf("granted %s, had %s", g.Addr, addr)
+				}
+				if written := fmt.Sprint(before) != fmt.Sprint(after); written != c.written || (b.Cached() > 0) == c.written {
+					t.Errorf("written: %v, counted as granted as it was: %d", written, b.Cached())
+				}
+				// What the client is told is what is stored.
+				if !after.PreferredUntil.Equal(now.Add(g.Preferred)) || !after.ValidUntil.Equal(now.Add(g.Valid)) {
+					t.Errorf("told %v at %v, stored %v", g, now, after)
+				}
+				if mine, err := b.store.ByClient(nil, r.Client); err != nil || len(mine) != len(c.r.Prefixes) {
+					t.Errorf("filed under the client: %v, %v", mine, err)
+				}
+			}
+		})
+	}
+}
+
+// A lease that runs out beside a new one, one that was given back and a delegated prefix that is
+// always the same are written whenever they are granted.
+func TestALeaseThatIsNotAsNewIsWritten(t *testing.T) {
+	p := policy
+	p.CacheThreshold = 0.25
+	b := newBench(t, p)
+	r := request(1, 1, 1, prefixA)
+	first := b.one(noon, r)
+	if _, err := b.Release(noon.Add(time.Minute), r, []netip.Addr{first}); err != nil {
+		t.Fatal(err)
+	}
+	if b.one(noon.Add(2*time.Minute), r) != first || b.Cached() != 0 {
+		t.Error("a released lease was granted without a write, or another")
+	}
+	l, err := b.store.Lease(first)
+	if err != nil || !l.Start.Equal(noon.Add(2*time.Minute)) {
+		t.Errorf("the lease begins %v, %v", l.Start, err)
+	}
+
+	old := noon.Add(p.MaxAge - p.Preferred - time.Minute)
+	for at := noon.Add(2 * time.Minute); at.Before(old); at = at.Add(time.Hour) {
+		b.renew(at, r)
+	}
+	b.renew(old, r)
+	cached := b.Cached()
+	g := b.renew(old.Add(2*time.Minute), r) // too old for a full lifetime by now
+	if len(g) != 2 || g[1].Addr != first || g[1].Preferred != 0 || b.Cached() != cached {
+		t.Errorf("beside a new lease: %v", g)
+	}
+
+	fixed := request(2, 2, 1)
+	fixed.Client.PD, fixed.Fixed = true, netip.MustParsePrefix("2001:db8:4000::/56")
+	b.assign(noon, fixed)
+	cached = b.Cached()
+	b.assign(noon.Add(time.Minute), fixed)
+	if l, err := b.store.Lease(fixed.Fixed.Addr()); err != nil || !l.Updated.Equal(noon.Add(time.Minute)) || b.Cached() != cached {
+		t.Errorf("a fixed prefix was last written at %v, %v", l.Updated, err)
+	}
+}

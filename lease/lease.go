@@ -76,6 +76,11 @@ type Anchor struct {
 	RemoteID []byte
 }
 
+// equal reports whether two are the same place.
+func (a *Anchor) equal(b *Anchor) bool {
+	return a.Relay == b.Relay && bytes.Equal(a.LinkLayer, b.LinkLayer) && bytes.Equal(a.RelayID, b.RelayID) && bytes.Equal(a.RemoteID, b.RemoteID)
+}
+
 // RemoteIDLen is the length in bytes of a Remote-ID's hash.
 const RemoteIDLen = 16
 

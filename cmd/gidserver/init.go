@@ -248,6 +248,7 @@ duid = {{printf "%q" .DUID}}
 # retention = "180d"           # how long addresses can be traced; then keys are erased
 # decline-hold = "24h"         # an address found in use is set aside for so long
 # per-subscriber = 16          # addresses that one subscriber may hold at once
+# cache-threshold = 0.25       # in this part of its lifetime a lease is not written again
 
 # A link that clients are on: directly, by its interface, or behind relays whose
 # link-address is within the prefixes or named here.

@@ -87,6 +87,8 @@ func load(file string) (*setup, error) {
 	}
 	check("auth", s.loadAuth())
 	if cfg.Database.URL != "" {
+		// Whether a lease is as it is in memory, another server may know better; a write would tell.
+		s.Lease.CacheThreshold = 0
 		check("database", s.checkDatabase())
 	}
 	if len(cfg.RADIUS.Servers)+len(cfg.RADIUS.Accounting) > 0 {

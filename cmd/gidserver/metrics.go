@@ -25,6 +25,8 @@ type collector struct {
 	radius     *radius.Stats
 	accounting *radius.AccountingStats
 	updates    *dnsupdate.Stats
+
+	cached func() uint64 // leases that were granted as they were
 }
 
 var (
@@ -35,6 +37,7 @@ var (
 	descRefused     = prometheus.NewDesc("gidserver_refused_total", "Identity associations of authenticated clients that got no address.", nil, nil)
 	descDeclined    = prometheus.NewDesc("gidserver_declined_total", "Decline messages.", nil, nil)
 	descRegistered  = prometheus.NewDesc("gidserver_registered_total", "Addresses of clients' own making that were registered or refreshed (RFC 9686).", nil, nil)
+	descCached      = prometheus.NewDesc("gidserver_cached_total", "Leases that were granted as they were and not written; see cache-threshold.", nil, nil)
 	descWriteErrors = prometheus.NewDesc("gidserver_write_errors_total", "Replies that the kernel did not take.", nil, nil)
 	descSubscribers = prometheus.NewDesc("gidserver_subscribers", "Subscribers in the registry.", nil, nil)
 	descAnswers     = prometheus.NewDesc("gidserver_zone_answers_total", "Answers of the reverse zone, by what they say; limited are those of these that were cut or not sent.", []string{"result"}, nil)
@@ -69,6 +72,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(descRefused, c.stats.Refused.Load())
 	counter(descDeclined, c.stats.Declined.Load())
 	counter(descRegistered, c.stats.Registered.Load())
+	counter(descCached, c.cached())
 	counter(descWriteErrors, c.stats.WriteErrors.Load())
 	counter(descAnswers, c.zone.Answered.Load(), "answered")
 	counter(descAnswers, c.zone.Denied.Load(), "denied")
@@ -114,9 +118,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(descDatabaseErrors, stats.Failures.Load())
 }
 
-func metricsHandler(stats *dhcpv6.Stats, store *database, zone *gidzone.Stats, asked *radius.Stats, told *radius.AccountingStats, updates *dnsupdate.Stats) http.Handler {
+func metricsHandler(stats *dhcpv6.Stats, store *database, zone *gidzone.Stats, asked *radius.Stats, told *radius.AccountingStats, updates *dnsupdate.Stats, cached func() uint64) http.Handler {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collector{stats, store, zone, asked, told, updates}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(collector{stats, store, zone, asked, told, updates, cached}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{}))
 	return mux

@@ -202,7 +202,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 		if err != nil {
 			return fmt.Errorf("metrics.listen: %w", err)
 		}
-		h := &http.Server{Handler: metricsHandler(run.stats, store, answers, run.radius, run.accounting, run.updates)}
+		h := &http.Server{Handler: metricsHandler(run.stats, store, answers, run.radius, run.accounting, run.updates, run.alloc.Cached)}
 		start("metrics", func(ctx context.Context) error { return control.Serve(ctx, h, l, log) })
 	}
 	socket, err := control.Listen(s.controlPath())

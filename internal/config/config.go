@@ -85,6 +85,9 @@ type Lease struct {
 	Retention     Duration `toml:"retention"`
 	DeclineHold   Duration `toml:"decline-hold"`
 	PerSubscriber int      `toml:"per-subscriber"`
+
+	// CacheThreshold is as in lease.Policy. It is not used with a database that servers share.
+	CacheThreshold float64 `toml:"cache-threshold"`
 }
 
 // Link is a link that clients are on.
@@ -342,6 +345,7 @@ func defaults() Config {
 		Lease: Lease{
 			Preferred: Duration(time.Hour), Valid: Duration(2 * time.Hour), MaxAge: Duration(72 * time.Hour),
 			Retention: Duration(180 * 24 * time.Hour), DeclineHold: Duration(24 * time.Hour), PerSubscriber: 16,
+			CacheThreshold: 0.25,
 		},
 		DHCPv6: DHCPv6{Reconfigure: true}, Enrolment: Enrolment{ProofLifetime: Duration(24 * time.Hour)},
 		RADIUS: RADIUS{
@@ -461,6 +465,9 @@ func (c *Config) check(v *checker) {
 	v.policy("lease", l.Policy(), l.Retention)
 	v.between("lease.retention", l.Retention, Duration(time.Hour), 3660*day)
 	v.between("lease.decline-hold", l.DeclineHold, Duration(time.Minute), 365*day)
+	if !(l.CacheThreshold >= 0 && l.CacheThreshold < 0.5) {
+		v.fail("lease.cache-threshold", "%g: want 0 to less than 0.5, since clients renew after half of the preferred lifetime", l.CacheThreshold)
+	}
 	if t1, t2 := c.DHCPv6.T1, c.DHCPv6.T2; t1 > 0 && t2 > 0 && t1 > t2 {
 		v.fail("dhcpv6.t1", "%s is later than dhcpv6.t2, %s (RFC 9915 §21.4)", time.Duration(t1), time.Duration(t2))
 	}
@@ -669,7 +676,7 @@ func (l Log) SlogLevel() (slog.Level, error) {
 func (l Lease) Policy() lease.Policy {
 	return lease.Policy{
 		Preferred: time.Duration(l.Preferred), Valid: time.Duration(l.Valid), MaxAge: time.Duration(l.MaxAge),
-		DeclineHold: time.Duration(l.DeclineHold), PerSubscriber: l.PerSubscriber,
+		DeclineHold: time.Duration(l.DeclineHold), PerSubscriber: l.PerSubscriber, CacheThreshold: l.CacheThreshold,
 	}
 }
 
