@@ -37,7 +37,7 @@ var helpers = map[string][]string{
 	"internal/ledgerfile":   {"internal/identityfile", "internal/secretfile", "internal/tomlfile", "ledgeranchor", "ledgeranchor/anchored", "ledgeranchor/embedded", "ledgeranchor/fabric"},
 	"internal/lockedfile":   {"internal/secretfile"},
 	"internal/logging":      nil,
-	"internal/netlab":       nil,
+	"internal/netlab":       {"dhcpv6/udpbatch"},
 	"internal/pglab":        nil,
 	"internal/secretfile":   nil,
 	"internal/tomlfile":     nil,

@@ -152,12 +152,13 @@ type Handler struct {
 	pending <-chan struct{}
 
 	// What one message needs is kept from call to call.
-	msg     message
-	hops    []hop
-	relays  []eidauth.Relay
-	client  eidauth.Client
-	granted []int
-	written []uint16
+	msg      message
+	hops     []hop
+	relays   []eidauth.Relay
+	client   eidauth.Client
+	granted  []int
+	written  []uint16
+	exchange exchange
 }
 
 // NewHandler returns a handler. It refuses a configuration that no client could
@@ -300,7 +301,8 @@ func (h *Handler) handle(now time.Time, in *Packet, out []byte) ([]byte, netip.A
 	if drop := h.validate(m); drop != 0 {
 		return nil, to, drop
 	}
-	x := exchange{now: now, msg: m, hops: h.hops, src: in.Src.Addr(), to: h.destination(in), iface: in.Interface, granted: h.granted[:0]}
+	x := &h.exchange
+	*x = exchange{now: now, msg: m, hops: h.hops, src: in.Src.Addr(), to: h.destination(in), iface: in.Interface, granted: h.granted[:0]}
 	if n := len(h.hops); n > 0 {
 		x.src = h.hops[n-1].peer()
 	}
@@ -313,10 +315,10 @@ func (h *Handler) handle(now time.Time, in *Packet, out []byte) ([]byte, netip.A
 	for i := range h.hops {
 		nesting[i] = h.hops[i].openReply(&x.reply)
 	}
-	if drop := h.dispatch(&x); drop != 0 {
+	if drop := h.dispatch(x); drop != 0 {
 		return nil, to, drop
 	}
-	h.setTimers(&x)
+	h.setTimers(x)
 	h.granted = x.granted
 	for i := len(h.hops) - 1; i >= 0; i-- {
 		x.reply.close(nesting[i])

@@ -23,8 +23,7 @@ func (h *Handler) request(x *exchange) Drop {
 		h.reconfigurable(x, dhcp6.MessageTypeReply)
 		h.fqdn(x, true)
 	}
-	give := func(now time.Time, r *lease.Request) ([]lease.Grant, error) { return h.leases.Assign(now, r) }
-	if drop := h.give(x, ok, give); drop != 0 {
+	if drop := h.give(x, ok, Leases.Assign); drop != 0 {
 		return drop
 	}
 	h.settings(x)
@@ -33,7 +32,7 @@ func (h *Handler) request(x *exchange) Drop {
 
 // give answers the IAs of a Solicit or a Request with what a function grants, or with
 // the reason why there is nothing.
-func (h *Handler) give(x *exchange, authenticated bool, grant func(time.Time, *lease.Request) ([]lease.Grant, error)) Drop {
+func (h *Handler) give(x *exchange, authenticated bool, grant func(Leases, time.Time, *lease.Request) ([]lease.Grant, error)) Drop {
 	for i := range x.msg.ias {
 		a := &x.msg.ias[i]
 		switch {
@@ -50,7 +49,7 @@ func (h *Handler) give(x *exchange, authenticated bool, grant func(time.Time, *l
 			x.reply.iaStatus(a, iana.StatusNotOnLink, textNotOnLink)
 			continue
 		}
-		grants, err := grant(x.now, x.forIA(a))
+		grants, err := grant(h.leases, x.now, x.forIA(a))
 		if err == nil {
 			h.grants(x, a, grants, false)
 			continue

@@ -2,12 +2,11 @@ package dhcpv6
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
+	"brightgid/dhcpv6/udpbatch"
 	"brightgid/lease"
 )
 
@@ -34,7 +34,11 @@ const (
 	// client's fits one link's MTU; eight relays add less than this.
 	maxPacket = 8192
 
-	// inFlight is how many batches are between being read and being sent.
+	// maxSockets is the number of sockets at the most, of which there is one for each
+	// processor. One handler is behind all of them.
+	maxSockets = 8
+
+	// inFlight is how many batches of a socket are between being read and being sent.
 	// While the disk writes one, the next is handled; when all wait for the
 	// disk, packets wait in the socket and at last are lost, as UDP is.
 	inFlight = 4
@@ -47,8 +51,6 @@ const (
 	// was made, and a client counts from when it came.
 	maxDelay = 2 * time.Second
 
-	socketBuffer = 4 << 20
-
 	// maxParked bounds the packets that wait for their clients' authentication, and
 	// parkFor how long they do. A client asks again after about a second, and then
 	// later and later (RFC 9915 §15).
@@ -58,11 +60,8 @@ const (
 
 // parked is a packet whose client is being authenticated.
 type parked struct {
-	data  []byte
-	oob   []byte
-	flags int
-	addr  net.Addr
-	done  <-chan struct{}
+	packet udpbatch.Message
+	done   <-chan struct{}
 }
 
 // Server is the sockets beside a Handler. Replies leave when their leases are
@@ -78,11 +77,12 @@ type Server struct {
 	stats    *Stats
 	log      *slog.Logger
 
-	conn *net.UDPConn
-	pc   *ipv6.PacketConn
+	sockets []*socket // the first is in the multicast groups
+	groups  *ipv6.PacketConn
 
 	feed    *Feed
 	changes []lease.Lease // of the batch that is handled
+	handled chan *batch
 
 	park    chan *parked // to those that wait
 	joining sync.Mutex
@@ -95,41 +95,44 @@ type Server struct {
 	}
 }
 
-// Listen opens the server's socket, on the DHCPv6 server port of every address,
+// socket is one of the sockets that the kernel spreads packets over, each relay's to one.
+type socket struct {
+	udp   *net.UDPConn
+	conn  *udpbatch.Conn
+	write *udpbatch.Writer // of answers that have waited
+	ready chan *batch      // which have them
+}
+
+// Listen opens the server's sockets, on the DHCPv6 server port of every address,
 // and joins the multicast groups on the interfaces that the handler's links
 // name. Changes that [Server.Changed] hears of go to the feed when they are durable.
 func Listen(handler *Handler, barrier func() lease.Barrier, feed *Feed, now func() time.Time) (*Server, error) {
 	s := &Server{handler: handler, barrier: barrier, feed: feed, now: now, stats: handler.stats, log: handler.log, park: make(chan *parked, maxParked)}
-	conn, err := net.ListenUDP("udp6", &net.UDPAddr{Port: ServerPort})
+	conns, err := udpbatch.Listen(ServerPort, min(runtime.GOMAXPROCS(0), maxSockets))
 	if err != nil {
 		return nil, fmt.Errorf("DHCPv6 socket: %w (is another DHCPv6 server or relay running here?)", err)
 	}
-	s.conn, s.pc = conn, ipv6.NewPacketConn(conn)
-	enlarge(conn)
-	if err := s.pc.SetControlMessage(ipv6.FlagDst|ipv6.FlagInterface, true); err != nil {
-		return nil, errors.Join(fmt.Errorf("DHCPv6 socket: %w", err), conn.Close())
+	for _, c := range conns {
+		batched, err := udpbatch.New(c)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("DHCPv6 socket: %w", err), closeAll(conns))
+		}
+		s.sockets = append(s.sockets, &socket{udp: c, conn: batched, write: batched.NewWriter()})
 	}
+	s.groups = ipv6.NewPacketConn(conns[0])
 	s.ifaces.byIndex = make(map[int]string)
 	s.ifaces.joined = make(map[string]int)
 	if err := s.join(); err != nil {
-		return nil, errors.Join(err, conn.Close())
+		return nil, errors.Join(err, closeAll(conns))
 	}
 	return s, nil
 }
 
-// enlarge gives a socket larger buffers, by CAP_NET_ADMIN where the system's limit is lower. They
-// are better and no condition of service.
-func enlarge(conn *net.UDPConn) {
-	_ = conn.SetReadBuffer(socketBuffer)
-	_ = conn.SetWriteBuffer(socketBuffer)
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return
+func closeAll(conns []*net.UDPConn) (err error) {
+	for _, c := range conns {
+		err = errors.Join(err, c.Close())
 	}
-	_ = raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer)
-		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer)
-	})
+	return err
 }
 
 // join joins the groups on interfaces that are new, or that came back under
@@ -155,7 +158,7 @@ func (s *Server) join() error {
 			continue
 		}
 		for _, group := range []net.IP{allRelaysAndServers, allServers} {
-			if err := s.pc.JoinGroup(ifi, &net.UDPAddr{IP: group}); err != nil && !errors.Is(err, unix.EADDRINUSE) {
+			if err := s.groups.JoinGroup(ifi, &net.UDPAddr{IP: group}); err != nil && !errors.Is(err, unix.EADDRINUSE) {
 				failed = errors.Join(failed, fmt.Errorf("link %q: joining %s on %q: %w", l.Name, group, l.Interface, err))
 			}
 		}
@@ -176,7 +179,7 @@ func (s *Server) leave(links []Link) {
 		}
 		for _, group := range []net.IP{allRelaysAndServers, allServers} {
 			// The interface may be gone, and then so is the membership.
-			_ = s.pc.LeaveGroup(&net.Interface{Index: index, Name: name}, &net.UDPAddr{IP: group})
+			_ = s.groups.LeaveGroup(&net.Interface{Index: index, Name: name}, &net.UDPAddr{IP: group})
 		}
 		s.ifaces.Lock()
 		delete(s.ifaces.byIndex, index)
@@ -212,7 +215,7 @@ func (s *Server) Do(f func()) {
 // Send sends a message that answers none.
 func (s *Server) Send(m Reconfigure) error {
 	s.stats.Sent[dhcp6.MessageTypeReconfigure].Add(1)
-	_, err := s.conn.WriteToUDP(m.Data, m.To)
+	_, err := s.sockets[0].udp.WriteToUDP(m.Data, m.To)
 	return err
 }
 
@@ -226,10 +229,11 @@ func (s *Server) Changed(l lease.Lease) {
 
 // batch is packets on their way through the server.
 type batch struct {
-	in      []ipv6.Message
-	out     []ipv6.Message
+	socket  *socket
+	free    chan *batch // where it goes back to
+	read    *udpbatch.Reader
+	out     []udpbatch.Message
 	replies [][]byte // memory of the answers
-	oob     [][]byte // memory of their control messages
 	changes []lease.Lease
 	at      time.Time
 	parts   []part
@@ -242,76 +246,103 @@ type part struct {
 	out, changes int
 }
 
-func newBatch() *batch {
+func newBatch(s *socket, free chan *batch) *batch {
 	b := &batch{
-		in:      make([]ipv6.Message, batchSize),
-		out:     make([]ipv6.Message, 0, batchSize),
-		replies: make([][]byte, batchSize),
-		oob:     make([][]byte, batchSize),
+		socket: s, free: free, read: s.conn.NewReader(batchSize, maxPacket),
+		out: make([]udpbatch.Message, 0, batchSize), replies: make([][]byte, batchSize),
 	}
-	for i := range b.in {
-		b.in[i].Buffers = [][]byte{make([]byte, maxPacket)}
-		b.in[i].OOB = make([]byte, 128)
+	for i := range b.replies {
 		b.replies[i] = make([]byte, 0, 1024)
-		b.oob[i] = make([]byte, 0, pktInfoSpace)
 	}
 	return b
 }
 
 // Serve answers packets until the context ends, and sends what it has promised
 // before it returns.
-func (s *Server) Serve(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { s.conn.SetReadDeadline(time.Unix(1, 0)) })
+func (s *Server) Serve(until context.Context) error {
+	ctx, cancel := context.WithCancelCause(until)
+	defer cancel(nil)
+	stop := context.AfterFunc(ctx, func() {
+		for _, k := range s.sockets {
+			k.udp.SetReadDeadline(time.Unix(1, 0))
+		}
+	})
 	defer stop()
-	defer s.conn.Close()
 
 	batches := inFlight
 	if s.each {
 		batches = sharedInFlight
 	}
-	free := make(chan *batch, batches)
-	for range batches {
-		free <- newBatch()
+	// Batches come in the order in which they were handled, which is that in which the feed has to
+	// be told of their changes.
+	s.handled = make(chan *batch, (batches+1)*len(s.sockets))
+	var senders, readers sync.WaitGroup
+	settled := make(chan struct{})
+	for _, k := range s.sockets {
+		k.ready = make(chan *batch, batches+1)
+		if len(s.sockets) > 1 {
+			senders.Go(func() {
+				for b := range k.ready {
+					s.send(b, k.write)
+				}
+			})
+		}
 	}
-	handled := make(chan *batch, batches)
-	sent := make(chan struct{})
 	go func() {
-		defer close(sent)
-		for b := range handled {
-			s.send(b)
-			free <- b
+		defer close(settled)
+		for b := range s.handled {
+			if s.settle(b); len(s.sockets) > 1 {
+				b.socket.ready <- b
+			} else {
+				s.send(b, b.socket.write)
+			}
 		}
 	}()
 	go s.watch(ctx)
-	over := make(chan struct{})
-	var late sync.WaitGroup
-	late.Go(func() {
-		s.again(over, func(p *parked) {
-			b := <-free
-			if s.resume(b, p); len(b.out) > 0 || len(b.changes) > 0 {
-				handled <- b
-			} else {
-				free <- b
+	for _, k := range s.sockets {
+		free := make(chan *batch, batches)
+		for range batches {
+			free <- newBatch(k, free)
+		}
+		readers.Go(func() {
+			write := k.conn.NewWriter()
+			for {
+				b := <-free
+				in, err := b.read.Read()
+				if err != nil {
+					cancel(err)
+					return
+				}
+				if s.answer(b, in) {
+					s.send(b, write)
+				}
+			}
+		})
+	}
+	readers.Go(func() {
+		free := make(chan *batch, 1)
+		free <- newBatch(s.sockets[0], free)
+		write := s.sockets[0].conn.NewWriter()
+		s.again(ctx.Done(), func(p *parked) {
+			if b := <-free; s.answer(b, []udpbatch.Message{p.packet}) {
+				s.send(b, write)
 			}
 		})
 	})
-	var err error
-	for err == nil {
-		b := <-free
-		if err = s.read(b); err == nil && (len(b.out) > 0 || len(b.changes) > 0) {
-			handled <- b
-		} else {
-			free <- b
-		}
+	readers.Wait()
+	close(s.handled)
+	<-settled
+	for _, k := range s.sockets {
+		close(k.ready)
 	}
-	close(over)
-	late.Wait()
-	close(handled)
-	<-sent
-	if ctx.Err() != nil {
+	senders.Wait()
+	for _, k := range s.sockets {
+		k.udp.Close()
+	}
+	if until.Err() != nil {
 		return nil
 	}
-	return fmt.Errorf("DHCPv6 socket: %w", err)
+	return fmt.Errorf("DHCPv6 socket: %w", context.Cause(ctx))
 }
 
 // watch joins the groups again on interfaces that went away and came back.
@@ -336,34 +367,19 @@ func (s *Server) watch(ctx context.Context) {
 	}
 }
 
-// read reads and handles one batch.
-func (s *Server) read(b *batch) error {
-	for i := range b.in {
-		b.in[i].OOB = b.in[i].OOB[:cap(b.in[i].OOB)]
-	}
+// answer handles packets as one batch and has the answers sent, or reports that they may be sent
+// at once, since they wait for nothing.
+func (s *Server) answer(b *batch, in []udpbatch.Message) (now bool) {
 	b.out = b.out[:0]
-	n, err := s.pc.ReadBatch(b.in, 0)
-	if err != nil {
-		return err
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.prefetch != nil {
 		s.foreseen.Keys, s.foreseen.Clients = s.foreseen.Keys[:0], s.foreseen.Clients[:0]
-		for i := range b.in[:n] {
-			if src, ok := b.in[i].Addr.(*net.UDPAddr); ok {
-				addr, _ := netip.AddrFromSlice(src.IP)
-				s.handler.foresee(b.in[i].Buffers[0][:b.in[i].N], addr, &s.foreseen)
-			}
+		for i := range in {
+			s.handler.foresee(in[i].Data, in[i].Peer.Addr(), &s.foreseen)
 		}
 		s.prefetch(&s.foreseen)
 	}
-	s.handleAll(b, b.in[:n])
-	return nil
-}
-
-// handleAll handles packets of one batch; the caller holds mu.
-func (s *Server) handleAll(b *batch, in []ipv6.Message) {
 	b.at = s.now()
 	b.parts = b.parts[:0]
 	for i := range in {
@@ -373,9 +389,19 @@ func (s *Server) handleAll(b *batch, in []ipv6.Message) {
 		}
 	}
 	b.changes, s.changes = append(b.changes[:0], s.changes...), s.changes[:0]
-	if !s.each && (len(b.out) > 0 || len(b.changes) > 0) {
+	if len(b.out) == 0 && len(b.changes) == 0 {
+		b.free <- b
+		return false
+	}
+	if !s.each {
 		b.parts = append(b.parts, part{s.barrier(), len(b.out), len(b.changes)})
 	}
+	if len(b.changes) == 0 && !slices.ContainsFunc(b.parts, func(p part) bool { return !p.barrier.Settled() }) {
+		s.settle(b)
+		return true
+	}
+	s.handled <- b // it has room for all batches
+	return false
 }
 
 // again handles each parked packet when its client's authentication is decided, until it
@@ -414,45 +440,29 @@ func (s *Server) again(over <-chan struct{}, handle func(*parked)) {
 	}
 }
 
-// resume handles a parked packet as a batch.
-func (s *Server) resume(b *batch, p *parked) {
-	b.out = b.out[:0]
-	in := &b.in[0]
-	in.OOB = in.OOB[:cap(in.OOB)]
-	in.N, in.NN = copy(in.Buffers[0], p.data), copy(in.OOB, p.oob)
-	in.Flags, in.Addr = p.flags, p.addr
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.handleAll(b, b.in[:1])
-}
-
-func (s *Server) handle(b *batch, in *ipv6.Message) {
-	if in.Flags&unix.MSG_TRUNC != 0 {
+func (s *Server) handle(b *batch, in *udpbatch.Message) {
+	if in.Truncated {
 		s.stats.Dropped[DropOversized].Add(1)
 		return
 	}
-	src, ok := in.Addr.(*net.UDPAddr)
-	if !ok {
+	if !in.Local.IsValid() {
 		return
 	}
-	dst, index, ok := parsePktInfo(in.OOB[:in.NN])
-	if !ok {
-		return
-	}
-	addr, _ := netip.AddrFromSlice(src.IP)
 	s.ifaces.RLock()
-	iface := s.ifaces.byIndex[index]
+	iface := s.ifaces.byIndex[in.Interface]
 	s.ifaces.RUnlock()
 	k := len(b.out)
 	reply, to, drop := s.handler.Handle(b.at, &Packet{
-		Data:      in.Buffers[0][:in.N],
-		Src:       netip.AddrPortFrom(addr, uint16(src.Port)),
-		Multicast: dst.IsMulticast(),
+		Data:      in.Data,
+		Src:       in.Peer,
+		Multicast: in.Local.IsMulticast(),
 		Interface: iface,
 	}, b.replies[k][:0])
 	if drop == DropPending && s.handler.pending != nil {
+		p := &parked{*in, s.handler.pending}
+		p.packet.Data = slices.Clone(in.Data)
 		select {
-		case s.park <- &parked{slices.Clone(in.Buffers[0][:in.N]), slices.Clone(in.OOB[:in.NN]), in.Flags, in.Addr, s.handler.pending}:
+		case s.park <- p:
 		default: // too many wait; the client will ask again
 		}
 	}
@@ -460,19 +470,19 @@ func (s *Server) handle(b *batch, in *ipv6.Message) {
 		return
 	}
 	b.replies[k] = reply
-	if dst.IsMulticast() {
-		dst = netip.IPv6Unspecified() // the kernel picks the interface's own
+	m := udpbatch.Message{Data: reply, Peer: to}
+	if !in.Local.IsMulticast() { // else the kernel picks the interface's own
+		m.Local = in.Local
 	}
-	b.oob[k] = appendPktInfo(b.oob[k][:0], dst, index, to.Addr())
-	b.out = append(b.out, ipv6.Message{
-		Buffers: [][]byte{reply},
-		OOB:     b.oob[k],
-		Addr:    &net.UDPAddr{IP: src.IP, Port: int(to.Port()), Zone: src.Zone},
-	})
+	if to.Addr().IsLinkLocalUnicast() {
+		m.Interface = in.Interface
+	}
+	b.out = append(b.out, m)
 }
 
-// send waits until the batch's leases are on disk and sends its answers.
-func (s *Server) send(b *batch) {
+// settle waits until the batch's leases are on disk, tells the feed, and leaves in the batch what
+// may be sent.
+func (s *Server) settle(b *batch) {
 	var before part
 	ready := b.out[:0]
 	for _, p := range b.parts {
@@ -496,53 +506,18 @@ func (s *Server) send(b *batch) {
 		}
 		s.stats.Dropped[drop].Add(uint64(len(out)))
 	}
-	for out := ready; len(out) > 0; {
-		n, err := s.pc.WriteBatch(out, 0)
-		if err != nil {
-			// The first packet was refused, say for want of a route; those
-			// behind it may do better.
-			s.stats.WriteErrors.Add(1)
-			s.log.Debug("a reply was not sent", "to", out[0].Addr, "error", err)
-			n = 1
-		}
-		out = out[n:]
-	}
+	b.out = ready
 }
 
-// A control message IPV6_PKTINFO: length(8) level(4) type(4) address(16)
-// index(4), and 4 bytes to the next multiple of 8 (RFC 3542 §6).
-const (
-	pktInfoLen   = 16 + 20
-	pktInfoSpace = 40
-)
-
-// parsePktInfo returns the destination and the interface of a packet.
-func parsePktInfo(oob []byte) (dst netip.Addr, index int, ok bool) {
-	for len(oob) >= 16 {
-		n := binary.NativeEndian.Uint64(oob)
-		if n < 16 || n > uint64(len(oob)) {
-			break
-		}
-		if binary.NativeEndian.Uint32(oob[8:]) == unix.IPPROTO_IPV6 &&
-			binary.NativeEndian.Uint32(oob[12:]) == unix.IPV6_PKTINFO && n >= pktInfoLen {
-			return netip.AddrFrom16([16]byte(oob[16:32])), int(binary.NativeEndian.Uint32(oob[32:])), true
-		}
-		oob = oob[min((n+7)&^7, uint64(len(oob))):]
+// send sends what settle has left.
+func (s *Server) send(b *batch, w *udpbatch.Writer) {
+	err := w.Write(b.out, func(m *udpbatch.Message, err error) {
+		s.stats.WriteErrors.Add(1)
+		s.log.Debug("a reply was not sent", "to", m.Peer, "error", err)
+	})
+	if err != nil {
+		s.stats.WriteErrors.Add(uint64(len(b.out)))
+		s.log.Error("replies could not be sent", "error", err)
 	}
-	return netip.Addr{}, 0, false
-}
-
-// appendPktInfo makes an answer leave from the address that was asked, and, when
-// it goes to a link-local address, by the interface that the question came in.
-func appendPktInfo(b []byte, src netip.Addr, index int, to netip.Addr) []byte {
-	if !to.IsLinkLocalUnicast() {
-		index = 0
-	}
-	b = binary.NativeEndian.AppendUint64(b, pktInfoLen)
-	b = binary.NativeEndian.AppendUint32(b, unix.IPPROTO_IPV6)
-	b = binary.NativeEndian.AppendUint32(b, unix.IPV6_PKTINFO)
-	raw := src.As16()
-	b = append(b, raw[:]...)
-	b = binary.NativeEndian.AppendUint32(b, uint32(index))
-	return append(b, 0, 0, 0, 0)
+	b.free <- b
 }

@@ -257,7 +257,7 @@ func (v *simServer) flush(life int) {
 	_ = v.store.Flush(context.Background()) // as with follow
 	kept := v.waiting[:0]
 	for _, r := range v.waiting {
-		if !shared.Settled(r.barrier) {
+		if !r.barrier.Settled() {
 			kept = append(kept, r)
 			continue
 		}

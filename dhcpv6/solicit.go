@@ -12,11 +12,11 @@ func (h *Handler) solicit(x *exchange) Drop {
 	if drop != 0 {
 		return drop
 	}
-	give := h.leases.Offer
+	give := Leases.Offer
 	if x.msg.rapid && h.cfg.RapidCommit {
 		h.begin(x, dhcp6.MessageTypeReply)
 		x.reply.option(dhcp6.OptionRapidCommit, nil)
-		give = h.leases.Assign
+		give = Leases.Assign
 	} else {
 		h.begin(x, dhcp6.MessageTypeAdvertise)
 		if h.cfg.Preference > 0 {

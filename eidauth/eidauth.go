@@ -7,9 +7,12 @@
 package eidauth
 
 import (
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 
 	"brightgid/idcodec"
 )
@@ -239,18 +242,24 @@ func relayEID(r *Relay, option RelayOption) (idcodec.EID, error) {
 			if len(r.RemoteID) < 5 {
 				return idcodec.EID{}, errors.New("it is shorter than an enterprise number and an id")
 			}
-			return idcodec.OpaqueEID("relay", fmt.Appendf(nil, "%d.%s", be32(r.RemoteID), r.RemoteID[4:]))
+			var buf [64]byte
+			name := append(strconv.AppendUint(buf[:0], uint64(binary.BigEndian.Uint32(r.RemoteID)), 10), '.')
+			return idcodec.OpaqueEID("relay", append(name, r.RemoteID[4:]...))
 		}
 	case InterfaceID:
 		if len(r.InterfaceID) > 0 {
-			return idcodec.OpaqueEID("port", fmt.Appendf(nil, "%s/%s", r.Addr.WithZone(""), r.InterfaceID))
+			var buf [128]byte
+			name := append(r.Addr.WithZone("").AppendTo(buf[:0]), '/')
+			return idcodec.OpaqueEID("port", append(name, r.InterfaceID...))
 		}
 	case ClientLinkLayer:
 		if r.ClientLinkLayer != nil {
 			if len(r.ClientLinkLayer) < 3 {
 				return idcodec.EID{}, errors.New("it is shorter than a hardware type and an address")
 			}
-			return idcodec.OpaqueEID("lladdr", fmt.Appendf(nil, "%d.%x", uint16(r.ClientLinkLayer[0])<<8|uint16(r.ClientLinkLayer[1]), r.ClientLinkLayer[2:]))
+			var buf [64]byte
+			name := append(strconv.AppendUint(buf[:0], uint64(binary.BigEndian.Uint16(r.ClientLinkLayer)), 10), '.')
+			return idcodec.OpaqueEID("lladdr", hex.AppendEncode(name, r.ClientLinkLayer[2:]))
 		}
 	}
 	return idcodec.EID{}, nil
@@ -274,10 +283,6 @@ func radiusIdentity(b []byte) (id []byte, err error) {
 		b = b[b[1]:]
 	}
 	return id, nil
-}
-
-func be32(b []byte) uint32 {
-	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
 }
 
 // Entry is a row of a static table. Exactly one of DUID and LinkLayer is set.

@@ -102,19 +102,21 @@ func OpaqueEID(scheme string, value []byte) (EID, error) {
 		return EID{}, fmt.Errorf("%w: the value of scheme %q is empty", ErrEID, scheme)
 	}
 	const hex = "0123456789ABCDEF"
-	b := make([]byte, 0, len(scheme)+1+len(value))
-	b = append(append(b, scheme...), ':')
+	var b strings.Builder
+	b.Grow(len(scheme) + 1 + len(value))
+	b.WriteString(scheme)
+	b.WriteByte(':')
 	for _, c := range value {
 		if c > ' ' && c < 0x7f && c != '%' {
-			b = append(b, c)
+			b.WriteByte(c)
 		} else {
-			b = append(b, '%', hex[c>>4], hex[c&15])
+			b.Write([]byte{'%', hex[c>>4], hex[c&15]})
 		}
 	}
-	if len(b) > MaxEIDLen {
-		return EID{}, fmt.Errorf("%w: it has %d bytes when encoded, at most %d fit", ErrEID, len(b), MaxEIDLen)
+	if b.Len() > MaxEIDLen {
+		return EID{}, fmt.Errorf("%w: it has %d bytes when encoded, at most %d fit", ErrEID, b.Len(), MaxEIDLen)
 	}
-	return EID{string(b)}, nil
+	return EID{b.String()}, nil
 }
 
 // Reveal returns the identity itself. Whoever calls it answers for where the

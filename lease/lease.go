@@ -254,6 +254,9 @@ func Covering(s Prefixes, addr netip.Addr, t time.Time) (found Lease, err error)
 type Barrier interface {
 	// Wait returns when all writes before the barrier are on disk.
 	Wait() error
+
+	// Settled reports whether it is known what Wait returns, so that it returns at once.
+	Settled() bool
 }
 
 // Update is a set of changes to leases. The zero Update changes nothing; Reset

@@ -14,6 +14,8 @@ import (
 	dhcp6 "github.com/insomniacslk/dhcp/dhcpv6"
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
+
+	"brightgid/dhcpv6/udpbatch"
 )
 
 // Enter calls f in the network namespace, on a thread that no other goroutine
@@ -168,28 +170,20 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 	if l.Retry == 0 {
 		l.Retry = time.Second
 	}
-	pc := ipv6.NewPacketConn(l.Conn)
-	dst := []*net.UDPAddr{net.UDPAddrFromAddrPort(l.Server)}
-	for _, o := range l.Others {
-		dst = append(dst, net.UDPAddrFromAddrPort(o))
+	conn, err := udpbatch.New(l.Conn)
+	if err != nil {
+		return nil, err
 	}
+	dst := append([]netip.AddrPort{l.Server}, l.Others...)
 	turn := 0
 	const batch = 64
-	in := make([]ipv6.Message, batch)
-	for i := range in {
-		in[i].Buffers = [][]byte{make([]byte, 2048)}
-	}
-	out := make([]ipv6.Message, 0, batch)
+	r, w := conn.NewReader(batch, 2048), conn.NewWriter()
+	out := make([]udpbatch.Message, 0, batch)
 	flush := func() error {
-		for len(out) > 0 {
-			n, err := pc.WriteBatch(out, 0)
-			if err != nil {
-				return err
-			}
-			out = out[n:]
-		}
+		var refused error
+		err := w.Write(out, func(_ *udpbatch.Message, err error) { refused = err })
 		out = out[:0]
-		return nil
+		return errors.Join(err, refused)
 	}
 	res := &Result{}
 	open := make(map[uint32]*client, l.Open)
@@ -197,7 +191,7 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 	start := time.Now()
 	send := func(c *client, msg []byte, now time.Time) error {
 		c.request, c.sent = msg, now
-		out = append(out, ipv6.Message{Buffers: [][]byte{msg}, Addr: dst[turn%len(dst)]})
+		out = append(out, udpbatch.Message{Data: msg, Peer: dst[turn%len(dst)]})
 		turn++
 		if len(out) == batch {
 			return flush()
@@ -262,14 +256,14 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 		if err := l.Conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
 			return res, err
 		}
-		n, err := pc.ReadBatch(in, 0)
+		in, err := r.Read()
 		now := time.Now()
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return res, err
 		}
-		for _, m := range in[:max(n, 0)] {
+		for _, m := range in {
 			heard = now
-			a, err := parseAnswer(m.Buffers[0][:m.N])
+			a, err := parseAnswer(m.Data)
 			if err != nil {
 				return res, err
 			}
@@ -288,10 +282,10 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 				continue
 			case a.typ == dhcp6.MessageTypeReply:
 				res.Exchanges++
-				res.ReplySize = m.N
+				res.ReplySize = len(m.Data)
 				res.Latency = append(res.Latency, now.Sub(c.started))
 				if l.Keep {
-					res.Held[c.number] = Held{a.server, a.ia, a.pd}
+					res.Held[c.number] = Held{slices.Clone(a.server), slices.Clone(a.ia), slices.Clone(a.pd)}
 					if other, held := holders[a.addr]; held && other != c.number {
 						return res, fmt.Errorf("%s is leased to the clients %d and %d", a.addr, other, c.number)
 					}
@@ -314,7 +308,7 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 				return res, err
 			}
 		}
-		if n <= 0 {
+		if len(in) == 0 {
 			if now.Sub(heard) > quiet {
 				res.Elapsed = now.Sub(start)
 				return res, fmt.Errorf("no answer for %s", quiet)
@@ -391,7 +385,7 @@ func (l *Load) requestFor(c *client, a answer) []byte {
 	return l.relayed(c, dhcp6.MessageTypeRequest, b)
 }
 
-// answer is what a load needs of a server's message.
+// answer is what a load needs of a server's message, whose memory it points into.
 type answer struct {
 	typ    dhcp6.MessageType
 	xid    uint32
@@ -416,12 +410,12 @@ func parseAnswer(b []byte) (a answer, err error) {
 	}
 	a.typ = dhcp6.MessageType(inner[0])
 	a.xid = binary.BigEndian.Uint32(inner) & 0xffffff
-	a.server = slices.Clone(find(inner[4:], dhcp6.OptionServerID))
-	a.ia = slices.Clone(find(inner[4:], dhcp6.OptionIANA))
+	a.server = find(inner[4:], dhcp6.OptionServerID)
+	a.ia = find(inner[4:], dhcp6.OptionIANA)
 	if len(a.ia) < 12 {
 		return a, errAnswer
 	}
-	a.pd = slices.Clone(find(inner[4:], dhcp6.OptionIAPD))
+	a.pd = find(inner[4:], dhcp6.OptionIAPD)
 	a.delegated = len(a.pd) >= 12 && len(find(a.pd[12:], dhcp6.OptionIAPrefix)) >= 25
 	a.addr = addrOf(a.ia)
 	return a, nil

@@ -26,6 +26,7 @@ import (
 
 	"brightgid/idcodec"
 	"brightgid/lease"
+	"brightgid/lease/datasync"
 )
 
 // Options are what Open may be told.
@@ -58,6 +59,7 @@ type Store struct {
 	full   atomic.Bool
 	bits   atomic.Pointer[[]uint8] // lengths of prefixes, the longest first
 	closed chan struct{}
+	syncer *datasync.Syncer // nil where the kernel does not do it
 }
 
 var _ lease.Store = (*Store)(nil)
@@ -79,8 +81,12 @@ func Open(dir string, o Options) (*Store, error) {
 		}
 	}
 	s := &Store{log: o.Log, closed: make(chan struct{})}
+	disk := vfs.FS(vfs.Default)
+	if sy, err := datasync.New(); err == nil {
+		s.syncer, disk = sy, walDisk{disk, sy}
+	}
 	opts := &pebble.Options{
-		FS:                 vfs.OnDiskFull(vfs.Default, func() { s.waitForSpace(dir, o.Reserve) }),
+		FS:                 vfs.OnDiskFull(disk, func() { s.waitForSpace(dir, o.Reserve) }),
 		Logger:             logger{o.Log},
 		ReadOnly:           o.ReadOnly,
 		ErrorIfNotExists:   o.ReadOnly,
@@ -556,9 +562,10 @@ func (s *Store) ScanKeys(after []byte, limit int, f func(idcodec.LookupKey, uint
 
 // barrier is one synced write.
 type barrier struct {
-	once  sync.Once
-	batch *pebble.Batch
-	err   error
+	once    sync.Once
+	batch   *pebble.Batch
+	err     error
+	settled atomic.Bool
 }
 
 // Barrier implements lease.Store. When nothing was written since the last
@@ -576,6 +583,7 @@ func (s *Store) Barrier() lease.Barrier {
 	b.batch.LogData([]byte{0}, nil)
 	if err := s.db.ApplyNoSyncWait(b.batch, pebble.Sync); err != nil {
 		b.once.Do(func() { b.err = err })
+		b.settled.Store(true)
 		return b
 	}
 	s.dirty = false
@@ -588,19 +596,28 @@ func (b *barrier) Wait() error {
 	b.once.Do(func() {
 		b.err = errors.Join(b.batch.SyncWait(), b.batch.Close())
 		b.batch = nil
+		b.settled.Store(true)
 	})
 	return b.err
 }
 
+// Settled implements lease.Barrier. It is so when somebody has waited.
+func (b *barrier) Settled() bool { return b.settled.Load() }
+
 type done struct{}
 
-func (done) Wait() error { return nil }
+func (done) Wait() error   { return nil }
+func (done) Settled() bool { return true }
 
 // Close makes everything durable and closes the database.
 func (s *Store) Close() error {
 	err := s.Barrier().Wait()
 	close(s.closed)
-	return errors.Join(err, s.batch.Close(), s.db.Close())
+	err = errors.Join(err, s.batch.Close(), s.db.Close())
+	if s.syncer != nil {
+		err = errors.Join(err, s.syncer.Close())
+	}
+	return err
 }
 
 // logger gives Pebble's messages to slog. Pebble calls Fatalf when it can no

@@ -153,16 +153,8 @@ func (u *unit) Wait() error {
 	return u.err
 }
 
-// Settled reports whether a barrier of Mark is decided, so that to wait for it takes no time.
-func Settled(b lease.Barrier) bool {
-	switch b := b.(type) {
-	case *unit:
-		return b.answered()
-	case *barrier:
-		return !slices.ContainsFunc(b.units, func(u *unit) bool { return !u.answered() })
-	}
-	return true
-}
+// Settled implements lease.Barrier.
+func (u *unit) Settled() bool { return u.answered() }
 
 // attempt is units on their way to the database.
 type attempt struct {
@@ -182,6 +174,11 @@ func (b *barrier) Wait() error {
 		}
 	}
 	return failed
+}
+
+// Settled implements lease.Barrier.
+func (b *barrier) Settled() bool {
+	return !slices.ContainsFunc(b.units, func(u *unit) bool { return !u.answered() })
 }
 
 // New attaches a server to a database.

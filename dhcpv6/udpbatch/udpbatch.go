@@ -1,0 +1,402 @@
+// Package udpbatch reads and writes many datagrams of a UDP socket over IPv6 with one system call
+// (recvmmsg(2), sendmmsg(2)), with the addresses and interfaces that they came to and leave from
+// (RFC 3542), and allocates nothing for them.
+//
+// Datagrams to one peer that are as long as one another are handed over as one, which the kernel
+// or the network adapter cuts up (generic segmentation offload, udp(7)'s UDP_SEGMENT): what a
+// packet costs on its way through the kernel is then paid once for all of them.
+package udpbatch
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Message is a datagram.
+type Message struct {
+	Data []byte
+
+	// Peer is who sent it, or whom it goes to. Its zone is left out; where its address is
+	// link-local, Interface tells.
+	Peer netip.AddrPort
+
+	// Local is the address that it came to, or that it leaves from; the zero Addr leaves that
+	// to the kernel.
+	Local netip.Addr
+
+	// Interface is the index of the interface that it came in by, or that it leaves by; 0
+	// leaves that to the kernel.
+	Interface int
+
+	// Truncated says that it was longer than the Reader's buffers.
+	Truncated bool
+}
+
+const (
+	// maxSegments is how many datagrams the kernel cuts one into at the most (UDP_MAX_SEGMENTS
+	// of the oldest version that does).
+	maxSegments = 64
+
+	// maxSegment is the length in bytes of the longest datagram that is sent so: it is no
+	// fragment on a link of IPv6's least MTU.
+	maxSegment = 1280 - 40 - 8
+
+	// maxTogether bounds what is handed over as one, in bytes.
+	maxTogether = 65535 - 40 - 8
+
+	// lookBack is among how many groups a datagram's is looked for, so that datagrams to many
+	// peers cost no more than those to few.
+	lookBack = 8
+)
+
+// buffer is how many bytes of datagrams a socket holds that are not read yet.
+const buffer = 4 << 20
+
+// Listen opens sockets on a port of every address, over which the kernel spreads datagrams, each
+// peer's to one of them. Multicast comes to those only that join a group themselves. It is an
+// error that another program has the port.
+func Listen(port, count int) (conns []*net.UDPConn, err error) {
+	defer func() {
+		if err != nil {
+			for _, c := range conns {
+				c.Close()
+			}
+			conns = nil
+		}
+	}()
+	// Sockets that share the port would let in those of another program that does the same; one
+	// that does not share it tells.
+	alone, err := net.ListenUDP("udp6", &net.UDPAddr{Port: port})
+	if err != nil {
+		return nil, err
+	}
+	port = alone.LocalAddr().(*net.UDPAddr).Port
+	if err := alone.Close(); err != nil {
+		return nil, err
+	}
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var failed error
+		err := c.Control(func(fd uintptr) {
+			failed = errors.Join(
+				os.NewSyscallError("SO_REUSEPORT", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)),
+				os.NewSyscallError("IPV6_MULTICAST_ALL", unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_ALL, 0)))
+			// Larger buffers, by CAP_NET_ADMIN where the system's limit is lower, are better and no
+			// condition of service.
+			for _, option := range []int{unix.SO_RCVBUF, unix.SO_SNDBUF, unix.SO_RCVBUFFORCE, unix.SO_SNDBUFFORCE} {
+				_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, option, buffer)
+			}
+		})
+		return errors.Join(err, failed)
+	}}
+	for range count {
+		c, err := config.ListenPacket(context.Background(), "udp6", net.JoinHostPort("::", strconv.Itoa(port)))
+		if err != nil {
+			return conns, err
+		}
+		conns = append(conns, c.(*net.UDPConn))
+	}
+	return conns, nil
+}
+
+// Conn is a UDP socket. Its Readers and Writers may be used by one goroutine each.
+type Conn struct {
+	conn  *net.UDPConn
+	raw   syscall.RawConn
+	whole atomic.Bool // the kernel or the adapter does not cut datagrams up
+}
+
+// New has a socket tell where datagrams came to.
+func New(conn *net.UDPConn) (*Conn, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return nil, fmt.Errorf("IPV6_RECVPKTINFO: %w", err)
+	}
+	return &Conn{conn: conn, raw: raw}, nil
+}
+
+// mmsghdr is the kernel's (struct mmsghdr of socket.h).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	n   uint32
+}
+
+// A control message is length(8) level(4) type(4) and data up to a multiple of 8 bytes (RFC 3542
+// §20), on processors of 64 bits.
+const (
+	cmsgHeader   = 16
+	pktInfoLen   = 20 // address(16) index(4)
+	pktInfoSpace = cmsgHeader + 24
+	segmentLen   = 2
+	segmentSpace = cmsgHeader + 8
+)
+
+// Reader is memory for datagrams that are read together.
+type Reader struct {
+	conn *Conn
+	size int
+	hdrs []mmsghdr
+	iovs []unix.Iovec
+	name []unix.RawSockaddrInet6
+	data []byte // size bytes for each
+	oob  [][pktInfoSpace]byte
+	msgs []Message
+
+	read  func(fd uintptr) bool
+	n     int
+	errno syscall.Errno
+}
+
+// NewReader returns a Reader of up to count datagrams of up to size bytes each.
+func (c *Conn) NewReader(count, size int) *Reader {
+	r := &Reader{
+		conn: c, size: size, hdrs: make([]mmsghdr, count), iovs: make([]unix.Iovec, count), name: make([]unix.RawSockaddrInet6, count),
+		data: make([]byte, count*size), oob: make([][pktInfoSpace]byte, count), msgs: make([]Message, count),
+	}
+	for i := range r.hdrs {
+		r.iovs[i].Base = &r.data[i*size]
+		r.iovs[i].SetLen(size)
+		h := &r.hdrs[i].hdr
+		h.Name = (*byte)(unsafe.Pointer(&r.name[i]))
+		h.Iov = &r.iovs[i]
+		h.SetIovlen(1)
+		h.Control = &r.oob[i][0]
+	}
+	r.read = func(fd uintptr) bool {
+		n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(len(r.hdrs)), unix.MSG_DONTWAIT, 0, 0)
+		r.n, r.errno = int(n), e
+		return e != unix.EAGAIN && e != unix.EINTR
+	}
+	return r
+}
+
+// Read waits for datagrams and returns those that are there. They are valid until the next call.
+func (r *Reader) Read() ([]Message, error) {
+	for i := range r.hdrs {
+		h := &r.hdrs[i].hdr
+		h.Namelen = unix.SizeofSockaddrInet6
+		h.SetControllen(pktInfoSpace)
+	}
+	if err := r.conn.raw.Read(r.read); err != nil {
+		return nil, err
+	}
+	if r.errno != 0 {
+		return nil, os.NewSyscallError("recvmmsg", r.errno)
+	}
+	msgs := r.msgs[:0]
+	for i := range r.hdrs[:r.n] {
+		h := &r.hdrs[i]
+		m := Message{
+			Data:      r.data[i*r.size:][:h.n:r.size],
+			Peer:      netip.AddrPortFrom(netip.AddrFrom16(r.name[i].Addr), port(r.name[i].Port)),
+			Truncated: h.hdr.Flags&unix.MSG_TRUNC != 0,
+		}
+		m.Local, m.Interface = parsePktInfo(r.oob[i][:h.hdr.Controllen])
+		msgs = append(msgs, m)
+	}
+	return msgs, nil
+}
+
+// port turns the kernel's big-endian port to the processor's order, or back.
+func port(p uint16) uint16 {
+	var b [2]byte
+	binary.NativeEndian.PutUint16(b[:], p)
+	return binary.BigEndian.Uint16(b[:])
+}
+
+// parsePktInfo returns what the control message IPV6_PKTINFO says.
+func parsePktInfo(oob []byte) (dst netip.Addr, index int) {
+	for len(oob) >= cmsgHeader {
+		n := binary.NativeEndian.Uint64(oob)
+		if n < cmsgHeader || n > uint64(len(oob)) {
+			break
+		}
+		if binary.NativeEndian.Uint32(oob[8:]) == unix.IPPROTO_IPV6 &&
+			binary.NativeEndian.Uint32(oob[12:]) == unix.IPV6_PKTINFO && n >= cmsgHeader+pktInfoLen {
+			return netip.AddrFrom16([16]byte(oob[16:32])), int(binary.NativeEndian.Uint32(oob[32:]))
+		}
+		oob = oob[min((n+7)&^7, uint64(len(oob))):]
+	}
+	return netip.Addr{}, 0
+}
+
+// appendPktInfo says where a datagram leaves from.
+func appendPktInfo(b []byte, src netip.Addr, index int) []byte {
+	b = binary.NativeEndian.AppendUint64(b, cmsgHeader+pktInfoLen)
+	b = binary.NativeEndian.AppendUint32(b, unix.IPPROTO_IPV6)
+	b = binary.NativeEndian.AppendUint32(b, unix.IPV6_PKTINFO)
+	if !src.IsValid() {
+		src = netip.IPv6Unspecified()
+	}
+	raw := src.As16()
+	b = append(b, raw[:]...)
+	b = binary.NativeEndian.AppendUint32(b, uint32(index))
+	return append(b, 0, 0, 0, 0)
+}
+
+// appendSegment says how long each datagram is that one is cut into.
+func appendSegment(b []byte, size int) []byte {
+	b = binary.NativeEndian.AppendUint64(b, cmsgHeader+segmentLen)
+	b = binary.NativeEndian.AppendUint32(b, unix.IPPROTO_UDP)
+	b = binary.NativeEndian.AppendUint32(b, unix.UDP_SEGMENT)
+	b = binary.NativeEndian.AppendUint16(b, uint16(size))
+	return append(b, 0, 0, 0, 0, 0, 0)
+}
+
+// Writer is memory for datagrams that are written together.
+type Writer struct {
+	conn   *Conn
+	groups []group
+	of     []int // the group of each message
+	hdrs   []mmsghdr
+	iovs   []unix.Iovec
+	name   []unix.RawSockaddrInet6
+	oob    [][pktInfoSpace + segmentSpace]byte
+
+	write func(fd uintptr) bool
+	from  int // of hdrs
+	n     int
+	errno syscall.Errno
+}
+
+// group is messages that are handed over as one.
+type group struct {
+	first  *Message
+	count  int
+	iovs   int // where its iovecs begin
+	filled int
+}
+
+// NewWriter returns a Writer.
+func (c *Conn) NewWriter() *Writer {
+	w := &Writer{conn: c}
+	w.write = func(fd uintptr) bool {
+		n, _, e := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&w.hdrs[w.from])), uintptr(len(w.hdrs)-w.from), unix.MSG_DONTWAIT, 0, 0)
+		w.n, w.errno = int(n), e
+		return e != unix.EAGAIN && e != unix.EINTR
+	}
+	return w
+}
+
+// Write sends datagrams, of which none is empty. It calls refused for each that the kernel did not
+// take, and sends the others. An error says that the socket cannot be used.
+func (w *Writer) Write(msgs []Message, refused func(*Message, error)) error {
+	return w.send(msgs, !w.conn.whole.Load(), refused)
+}
+
+func (w *Writer) send(msgs []Message, join bool, refused func(*Message, error)) error {
+	if len(msgs) == 0 {
+		return nil
+	}
+	w.arrange(msgs, join)
+	defer runtime.KeepAlive(msgs)
+	for w.from = 0; w.from < len(w.hdrs); w.from += w.n {
+		if err := w.conn.raw.Write(w.write); err != nil {
+			return err
+		}
+		if w.errno == 0 {
+			continue
+		}
+		// The first was refused; those behind it may do better.
+		err := os.NewSyscallError("sendmmsg", w.errno)
+		w.n = 1
+		if w.groups[w.from].count == 1 {
+			refused(w.groups[w.from].first, err)
+			continue
+		}
+		switch w.errno {
+		case unix.EIO, unix.EINVAL, unix.EMSGSIZE, unix.ENOPROTOOPT:
+			w.conn.whole.Store(true)
+		}
+		return w.singly(msgs, refused)
+	}
+	return nil
+}
+
+// singly sends what is not sent yet as it is, after a group was refused.
+func (w *Writer) singly(msgs []Message, refused func(*Message, error)) error {
+	var rest []Message
+	for i := range msgs {
+		if w.of[i] >= w.from {
+			rest = append(rest, msgs[i])
+		}
+	}
+	return w.send(rest, false, refused)
+}
+
+// arrange fills in the headers, one for each group.
+func (w *Writer) arrange(msgs []Message, join bool) {
+	w.groups, w.of = w.groups[:0], w.of[:0]
+next:
+	for i := range msgs {
+		m := &msgs[i]
+		if join && len(m.Data) <= maxSegment {
+			for k := len(w.groups) - 1; k >= max(0, len(w.groups)-lookBack); k-- {
+				g := &w.groups[k]
+				if g.count < maxSegments && len(g.first.Data) == len(m.Data) && (g.count+1)*len(m.Data) <= maxTogether &&
+					g.first.Peer == m.Peer && g.first.Local == m.Local && g.first.Interface == m.Interface {
+					g.count++
+					w.of = append(w.of, k)
+					continue next
+				}
+			}
+		}
+		w.of = append(w.of, len(w.groups))
+		w.groups = append(w.groups, group{first: m, count: 1})
+	}
+	n := len(w.groups)
+	if cap(w.hdrs) < n {
+		w.hdrs, w.name, w.oob = make([]mmsghdr, n), make([]unix.RawSockaddrInet6, n), make([][pktInfoSpace + segmentSpace]byte, n)
+	}
+	w.hdrs, w.name, w.oob = w.hdrs[:n], w.name[:n], w.oob[:n]
+	if cap(w.iovs) < len(msgs) {
+		w.iovs = make([]unix.Iovec, len(msgs))
+	}
+	w.iovs = w.iovs[:len(msgs)]
+	at := 0
+	for k := range w.groups {
+		g := &w.groups[k]
+		g.iovs = at
+		at += g.count
+		w.name[k] = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: port(g.first.Peer.Port()), Addr: g.first.Peer.Addr().As16()}
+		if g.first.Peer.Addr().IsLinkLocalUnicast() {
+			w.name[k].Scope_id = uint32(g.first.Interface)
+		}
+		oob := appendPktInfo(w.oob[k][:0], g.first.Local, g.first.Interface)
+		if g.count > 1 {
+			oob = appendSegment(oob, len(g.first.Data))
+		}
+		w.hdrs[k] = mmsghdr{}
+		h := &w.hdrs[k].hdr
+		h.Name, h.Namelen = (*byte)(unsafe.Pointer(&w.name[k])), unix.SizeofSockaddrInet6
+		h.Iov = &w.iovs[g.iovs]
+		h.SetIovlen(g.count)
+		h.Control = &oob[0]
+		h.SetControllen(len(oob))
+	}
+	for i := range msgs {
+		g := &w.groups[w.of[i]]
+		v := &w.iovs[g.iovs+g.filled]
+		v.Base = &msgs[i].Data[0]
+		v.SetLen(len(msgs[i].Data))
+		g.filled++
+	}
+}

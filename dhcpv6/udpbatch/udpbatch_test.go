@@ -1,0 +1,266 @@
+package udpbatch
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+var loopback = netip.IPv6Loopback()
+
+// open returns a socket and the address that others reach it at.
+func open(t testing.TB) (*Conn, netip.AddrPort) {
+	t.Helper()
+	conns, err := Listen(0, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conns[0].Close() })
+	c, err := New(conns[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, netip.AddrPortFrom(loopback, uint16(conns[0].LocalAddr().(*net.UDPAddr).Port))
+}
+
+// read reads until there are so many datagrams, and keeps them.
+func read(t testing.TB, c *Conn, count int) (out []Message) {
+	t.Helper()
+	r := c.NewReader(16, 2048)
+	if err := c.conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for len(out) < count {
+		msgs, err := r.Read()
+		if err != nil {
+			t.Fatalf("%v after %d of %d datagrams", err, len(out), count)
+		}
+		for _, m := range msgs {
+			m.Data = bytes.Clone(m.Data)
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+func fatal(t testing.TB) func(*Message, error) {
+	return func(m *Message, err error) { t.Helper(); t.Errorf("to %s: %v", m.Peer, err) }
+}
+
+// Datagrams of many lengths to several peers arrive as they were, those to one peer of one length in
+// their order, however many of them the kernel is given as one.
+func TestWhatIsWrittenIsRead(t *testing.T) {
+	from, fromAddr := open(t)
+	for _, whole := range []bool{false, true} {
+		from.whole.Store(whole)
+		var to [3]*Conn
+		var peers [3]netip.AddrPort
+		for i := range to {
+			to[i], peers[i] = open(t)
+		}
+		lengths := []int{1, 90, 90, 90, 1232, 1233, 1400, 17}
+		var msgs []Message
+		want := make(map[string]int)
+		for i := range 400 {
+			data := bytes.Repeat([]byte{byte(i)}, lengths[(i/3)%len(lengths)])
+			msgs = append(msgs, Message{Data: data, Peer: peers[i%3]})
+			want[fmt.Sprintf("%d %x", i%3, data)]++
+		}
+		if err := from.NewWriter().Write(msgs, fatal(t)); err != nil {
+			t.Fatal(err)
+		}
+		last := make(map[string]byte)
+		for i, c := range to {
+			for _, m := range read(t, c, (len(msgs)+2-i)/3) {
+				if m.Peer != fromAddr || m.Local != loopback || m.Interface == 0 || m.Truncated {
+					t.Fatalf("came as %+v", m)
+				}
+				want[fmt.Sprintf("%d %x", i, m.Data)]--
+				way := fmt.Sprint(i, len(m.Data))
+				if before, ok := last[way]; ok && m.Data[0] < before && before-m.Data[0] < 128 {
+					t.Errorf("to %d, %d bytes: %d came after %d", i, len(m.Data), m.Data[0], before)
+				}
+				last[way] = m.Data[0]
+			}
+		}
+		for data, n := range want {
+			if n != 0 {
+				t.Errorf("%.20s…: %d too few", data, n)
+			}
+		}
+		if from.whole.Load() != whole {
+			t.Error("the kernel refused to cut datagrams up")
+		}
+	}
+}
+
+// Those that the kernel refuses are told of, and the others go.
+func TestWhatIsRefusedIsTold(t *testing.T) {
+	from, _ := open(t)
+	to, peer := open(t)
+	bad := netip.MustParseAddr("2001:db8::1") // not an address of this machine to send from
+	var msgs []Message
+	for i := range 30 {
+		m := Message{Data: []byte{byte(i), 1, 2}, Peer: peer}
+		if i%3 == 0 {
+			m.Local = bad
+		}
+		msgs = append(msgs, m)
+	}
+	var refused []byte
+	err := from.NewWriter().Write(msgs, func(m *Message, err error) {
+		if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			t.Errorf("%d: %v", m.Data[0], err)
+		}
+		refused = append(refused, m.Data[0])
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(refused) != 10 {
+		t.Errorf("refused: %v", refused)
+	}
+	for _, m := range read(t, to, 20) {
+		if m.Data[0]%3 == 0 {
+			t.Errorf("%d arrived", m.Data[0])
+		}
+	}
+}
+
+func TestALongDatagramIsTruncated(t *testing.T) {
+	from, _ := open(t)
+	to, peer := open(t)
+	if err := from.NewWriter().Write([]Message{{Data: make([]byte, 3000), Peer: peer, Local: loopback}}, fatal(t)); err != nil {
+		t.Fatal(err)
+	}
+	if m := read(t, to, 1)[0]; !m.Truncated || len(m.Data) != 2048 {
+		t.Errorf("%d bytes, truncated: %v", len(m.Data), m.Truncated)
+	}
+}
+
+// Sockets of one call share a port, and each peer's datagrams come to one of them; another call
+// does not get in, and neither does a program that shares the port with nobody.
+func TestListen(t *testing.T) {
+	const sockets, peers = 4, 64
+	conns, err := Listen(0, sockets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		for _, c := range conns {
+			c.Close()
+		}
+	}()
+	addr := conns[0].LocalAddr().(*net.UDPAddr)
+	if more, err := Listen(addr.Port, 1); !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("listening again: %v, %v", more, err)
+	}
+	to := netip.AddrPortFrom(loopback, uint16(addr.Port))
+	for range peers {
+		c, _ := open(t)
+		w := c.NewWriter()
+		for range 3 {
+			if err := w.Write([]Message{{Data: []byte("x"), Peer: to}}, fatal(t)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	heard := make(map[netip.AddrPort]int)
+	all, used := 0, 0
+	for _, udp := range conns {
+		c, err := New(udp)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := c.NewReader(4*peers, 64)
+		if err := udp.SetReadDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		here := make(map[netip.AddrPort]bool)
+		for {
+			msgs, err := r.Read()
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range msgs {
+				all++
+				if !here[m.Peer] {
+					here[m.Peer] = true
+					heard[m.Peer]++
+				}
+			}
+		}
+		if len(here) > 0 {
+			used++
+		}
+	}
+	if all != 3*peers || len(heard) != peers || used < 2 {
+		t.Errorf("%d datagrams of %d peers came to %d sockets", all, len(heard), used)
+	}
+	for p, n := range heard {
+		if n != 1 {
+			t.Errorf("datagrams of %s came to %d sockets", p, n)
+		}
+	}
+}
+
+func TestNothingIsAllocated(t *testing.T) {
+	from, _ := open(t)
+	to, peer := open(t)
+	w, r := from.NewWriter(), to.NewReader(64, 2048)
+	msgs := make([]Message, 32)
+	for i := range msgs {
+		msgs[i] = Message{Data: make([]byte, 100+i%2), Peer: peer}
+	}
+	refused := fatal(t)
+	if allocs := testing.AllocsPerRun(100, func() {
+		if err := w.Write(msgs, refused); err != nil {
+			t.Fatal(err)
+		}
+		for n := 0; n < len(msgs); {
+			got, err := r.Read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += len(got)
+		}
+	}); allocs > 0 {
+		t.Errorf("%.0f allocations for %d datagrams", allocs, len(msgs))
+	}
+}
+
+func FuzzParsePktInfo(f *testing.F) {
+	f.Add(appendPktInfo(nil, loopback, 7))
+	f.Add(appendSegment(appendPktInfo(nil, netip.Addr{}, 1), 90))
+	f.Add(append(appendSegment(nil, 90), appendPktInfo(nil, loopback, 7)...))
+	f.Fuzz(func(t *testing.T, oob []byte) {
+		dst, index := parsePktInfo(oob)
+		if !dst.IsValid() && index != 0 {
+			t.Errorf("%v, %d", dst, index)
+		}
+	})
+}
+
+func TestParsePktInfo(t *testing.T) {
+	for name, oob := range map[string][]byte{
+		"alone":          appendPktInfo(nil, loopback, 7),
+		"behind another": append(appendSegment(nil, 90), appendPktInfo(nil, loopback, 7)...),
+	} {
+		if dst, index := parsePktInfo(oob); dst != loopback || index != 7 {
+			t.Errorf("%s: %v, %d", name, dst, index)
+		}
+		if dst, _ := parsePktInfo(oob[:len(oob)-10]); dst.IsValid() {
+			t.Errorf("%s, cut: %v", name, dst)
+		}
+	}
+}
