@@ -1,6 +1,7 @@
 package dhcpv6
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"log/slog"
@@ -259,37 +260,34 @@ func (m *manyLab) prune(msgs [][]byte) (pruned, renewed float64) {
 		n    int
 		took time.Duration
 	}
-	stop, done := make(chan struct{}), make(chan result)
-	go func() {
-		began, n := time.Now(), 0
-		defer func() { done <- result{n, time.Since(began)} }()
-		var after []byte
-		for {
-			old, next, err := m.store.Old(epoch-50, after, 100)
-			if err == nil {
-				m.mu.Lock()
-				err = m.alloc.Forget(old)
-				m.mu.Unlock()
-			}
-			if err != nil {
-				m.b.Error(err)
-				return
-			}
-			if n += len(old); next == nil {
-				return
-			}
-			after = next
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan result)
+	p := &lease.Pruner{
+		Store: m.store, Allocator: m.alloc, Traffic: m.h.stats.Messages, Now: time.Now,
+		Do: func(f func()) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			f()
+		},
+		Rest: func(ctx context.Context, d time.Duration) {
 			select {
-			case <-stop:
-				return
-			default:
+			case <-ctx.Done():
+			case <-time.After(d):
 			}
+		},
+	}
+	go func() {
+		began := time.Now()
+		n, err := p.Prune(ctx, epoch-50)
+		if err != nil {
+			m.b.Error(err)
 		}
+		done <- result{n, time.Since(began)}
 	}()
 	began := time.Now()
 	m.handle(msgs)
 	renewed = float64(len(msgs)) / time.Since(began).Seconds()
-	close(stop)
+	cancel()
 	r := <-done
 	if r.n == 0 {
 		m.b.Error("nothing was removed")

@@ -43,8 +43,8 @@ const (
 	// disk, packets wait in the socket and at last are lost, as UDP is.
 	inFlight = 4
 
-	// sharedInFlight is the same for a store that several servers share, which takes longer
-	// and in which more go into one commit the more wait for it.
+	// sharedInFlight is the same, of all sockets together, for a store that several servers
+	// share, which takes longer and in which more go into one commit the more wait for it.
 	sharedInFlight = 32
 
 	// maxDelay is how old an answer may be. Its lifetimes count from when it
@@ -271,7 +271,7 @@ func (s *Server) Serve(until context.Context) error {
 
 	batches := inFlight
 	if s.each {
-		batches = sharedInFlight
+		batches = max(inFlight, sharedInFlight/len(s.sockets))
 	}
 	// Batches come in the order in which they were handled, which is that in which the feed has to
 	// be told of their changes.

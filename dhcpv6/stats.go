@@ -57,3 +57,11 @@ type Stats struct {
 	Registered      atomic.Uint64 // addresses that were registered, or refreshed
 	WriteErrors     atomic.Uint64 // replies that the kernel did not take
 }
+
+// Messages returns how many messages of clients came.
+func (s *Stats) Messages() (n uint64) {
+	for i := range s.Received {
+		n += s.Received[i].Load()
+	}
+	return n
+}

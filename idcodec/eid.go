@@ -162,6 +162,7 @@ const RegistryKeyLen = 32
 type LookupHasher struct {
 	mac hash.Hash
 	buf []byte
+	sum LookupKey
 }
 
 // NewLookupHasher returns a hasher under the registry key.
@@ -174,8 +175,7 @@ func (h *LookupHasher) Key(e EID) LookupKey {
 	h.mac.Reset()
 	h.buf = append(h.buf[:0], e.s...)
 	h.mac.Write(h.buf)
-	var k LookupKey
-	h.mac.Sum(k[:0])
+	h.mac.Sum(h.sum[:0])
 	clear(h.buf)
-	return k
+	return h.sum
 }

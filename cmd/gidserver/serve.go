@@ -212,7 +212,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	// Who follows the leases is let go when the server ends.
 	ctl := &http.Server{Handler: controlHandler(run, resolver), BaseContext: func(net.Listener) context.Context { return ctx }}
 	start("control socket", func(ctx context.Context) error { return control.Serve(ctx, ctl, socket, log) })
-	start("upkeep", func(ctx context.Context) error { return maintain(ctx, keys, store, alloc, server, log) })
+	start("upkeep", func(ctx context.Context) error { return maintain(ctx, keys, store, alloc, server, run.stats, log) })
 	// The server answers what it has taken before it ends, for which it needs the database.
 	until, release := context.WithCancel(context.WithoutCancel(ctx))
 	defer release()
@@ -259,7 +259,7 @@ func (s *setup) newResolver(store lease.Store, ledger *lateLedger) *trace.Resolv
 
 // maintain erases keys whose retention has ended, and then the leases of their
 // epochs.
-func maintain(ctx context.Context, keys *upkeep, store *database, alloc *lease.Allocator, server *dhcpv6.Server, log *slog.Logger) error {
+func maintain(ctx context.Context, keys *upkeep, store *database, alloc *lease.Allocator, server *dhcpv6.Server, stats *dhcpv6.Stats, log *slog.Logger) error {
 	const every = 10 * time.Minute
 	swept := int64(-1) // the oldest epoch when leases were removed last
 	for {
@@ -267,7 +267,7 @@ func maintain(ctx context.Context, keys *upkeep, store *database, alloc *lease.A
 		if err != nil {
 			log.Error("keys that are due could not be erased", "error", err)
 		} else if int64(oldest) != swept {
-			removed, err := removeLeases(ctx, oldest, store, alloc, server)
+			removed, err := removeLeases(ctx, oldest, store, alloc, server, stats.Messages)
 			if err != nil {
 				log.Error("leases that are due could not be removed", "error", err)
 			} else if ctx.Err() == nil {
@@ -277,40 +277,31 @@ func maintain(ctx context.Context, keys *upkeep, store *database, alloc *lease.A
 				log.Info("removed leases of erased epochs", "leases", removed)
 			}
 		}
-		select {
-		case <-ctx.Done():
+		if rest(ctx, every); ctx.Err() != nil {
 			return nil
-		case <-time.After(every):
 		}
 	}
 }
 
-// removeLeases removes the leases of epochs before the oldest. It looks for them
-// beside the handling of packets, and removes them a few at a time.
-func removeLeases(ctx context.Context, oldest uint32, store *database, alloc *lease.Allocator, server *dhcpv6.Server) (removed int, err error) {
-	const atOnce = 100
-	if store.shared != nil {
-		for n := 1; n > 0 && ctx.Err() == nil; removed += n {
-			if n, err = store.shared.Forget(ctx, oldest, 10*atOnce); err != nil {
-				return removed, err
-			}
-		}
-		return removed, nil
+// removeLeases removes the leases of epochs before the oldest, beside the handling of packets.
+func removeLeases(ctx context.Context, oldest uint32, store *database, alloc *lease.Allocator, server *dhcpv6.Server, traffic func() uint64) (removed int, err error) {
+	if store.shared == nil {
+		p := &lease.Pruner{Store: store, Allocator: alloc, Do: server.Do, Traffic: traffic, Now: time.Now, Rest: rest}
+		return p.Prune(ctx, oldest)
 	}
-	var after []byte
-	for ctx.Err() == nil {
-		old, next, err := store.Old(oldest, after, atOnce)
-		if err != nil {
+	const atOnce = 1000
+	for n := 1; n > 0 && ctx.Err() == nil; removed += n {
+		if n, err = store.shared.Forget(ctx, oldest, atOnce); err != nil {
 			return removed, err
-		}
-		server.Do(func() { err = alloc.Forget(old) })
-		if err != nil {
-			return removed, err
-		}
-		removed += len(old)
-		if after = next; after == nil {
-			break
 		}
 	}
 	return removed, nil
+}
+
+// rest returns after a while, or when the context ends.
+func rest(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
 }

@@ -162,6 +162,7 @@ type converter struct {
 	rapid            bool
 	preference       int
 	preferred, valid time.Duration
+	cached           *float64 // cache-threshold; nil without
 	t1, t2, refresh  time.Duration
 	options          map[string]string // of all links, as TOML
 	links            []link
@@ -216,8 +217,24 @@ var globalLeft = map[string]string{
 var quiet = []string{"control-socket", "control-sockets", "sanity-checks", "calculate-tee-times", "t1-percent", "t2-percent", "comment", "user-context", "statistic-default-sample-count",
 	"statistic-default-sample-age", "server-tag", "store-extended-info", "hostname-char-set", "hostname-char-replacement", "ddns-send-updates", "ddns-override-no-update", "ddns-override-client-update",
 	"ddns-replace-client-name", "ddns-generated-prefix", "ddns-qualifying-suffix", "ddns-update-on-renew", "ddns-use-conflict-resolution", "ddns-conflict-resolution-mode", "parked-packet-limit",
-	"reservations-global", "reservations-in-subnet", "reservations-out-of-pool", "cache-threshold", "cache-max-age", "cache-time", "dhcp4o6-port", "compatibility", "data-directory", "id", "reservations-lookup-first",
+	"reservations-global", "reservations-in-subnet", "reservations-out-of-pool", "cache-max-age", "cache-time", "dhcp4o6-port", "compatibility", "data-directory", "id", "reservations-lookup-first",
 	"min-preferred-lifetime", "max-preferred-lifetime", "min-valid-lifetime", "max-valid-lifetime"}
+
+// threshold carries over what leases are granted in without being written. Clients renew after
+// half of a lifetime, by when gidserver wants to have written.
+func (c *converter) threshold(at string, b json.RawMessage) error {
+	const most = 0.49
+	var part float64
+	if err := json.Unmarshal(b, &part); err != nil {
+		return err
+	}
+	if part > most {
+		c.leave(at, fmt.Sprintf("more than %g, which it is now", most))
+		part = most
+	}
+	c.cached = &part
+	return nil
+}
 
 func (c *converter) global(f fields) error {
 	const path = "Dhcp6"
@@ -234,6 +251,8 @@ func (c *converter) global(f fields) error {
 			c.t1, err = seconds(value)
 		case "rebind-timer":
 			c.t2, err = seconds(value)
+		case "cache-threshold":
+			err = c.threshold(at, value)
 		case "option-data":
 			err = c.optionData(at, value, c.options)
 		case "server-id":
@@ -406,6 +425,8 @@ func (c *converter) subnet(path string, f fields, l *link) error {
 			l.times[strings.TrimSuffix(key, "-lifetime")], err = seconds(value)
 		case "renew-timer", "rebind-timer":
 			c.leave(at, "T1 and T2 are the same for all links")
+		case "cache-threshold":
+			c.leave(at, "lease.cache-threshold is the same for all links")
 		case "client-class", "require-client-classes", "evaluate-additional-classes", "client-classes":
 			c.leave(at, "a class has options, no links of its own; see [[class]] and a link's pools")
 		default:
@@ -704,6 +725,9 @@ func (c *converter) write(s Settings) string {
 		if c.valid > 72*time.Hour {
 			line("max-age = \"%ds\"  # not shorter than valid", int(c.valid.Seconds()))
 		}
+	}
+	if c.cached != nil {
+		line("cache-threshold = %g", *c.cached)
 	}
 	for _, l := range c.links {
 		line("\n[[link]]\nname = %q", l.name)

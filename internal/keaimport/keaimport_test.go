@@ -16,7 +16,7 @@ const full = `
 { "Dhcp6": {
   "interfaces-config": { "interfaces": [ "eth1", "eth2/2001:db8::1", "eth9", ], }, # hash
   "server-id": { "type": "EN", "enterprise-id": 32473, "identifier": "0102AB" },
-  "preferred-lifetime": 3000, "valid-lifetime": 400000, "renew-timer": 1000, "rebind-timer": 2000,
+  "preferred-lifetime": 3000, "valid-lifetime": 400000, "cache-threshold": 0.2, "renew-timer": 1000, "rebind-timer": 2000,
   "lease-database": { "type": "memfile" }, "control-socket": { "socket-type": "unix" },
   "hooks-libraries": [ { "library": "/usr/lib/libdhcp_radius.so" } ], "client-classes": [],
   "dhcp-ddns": { "enable-updates": false }, "frobnicate": 1,
@@ -112,6 +112,24 @@ func TestEveryKeyIsAccountedFor(t *testing.T) {
 		_, left, err := Convert([]byte(where), Settings{})
 		if err != nil || !slices.ContainsFunc(left, func(l Left) bool { return strings.HasSuffix(l.Path, ".zzz") }) {
 			t.Errorf("%s: %v, %v", where, left, err)
+		}
+	}
+}
+
+func TestTheCacheThresholdIsCarriedOver(t *testing.T) {
+	for in, want := range map[string]struct {
+		line string
+		left int
+	}{
+		`{"Dhcp6": {"cache-threshold": 0.0}}`: {"cache-threshold = 0\n", 0},
+		`{"Dhcp6": {"cache-threshold": 0.3}}`: {"cache-threshold = 0.3\n", 0},
+		`{"Dhcp6": {"cache-threshold": 0.8}}`: {"cache-threshold = 0.49\n", 1},
+		`{"Dhcp6": {"subnet6": [{"subnet": "2001:db8::/64", "relay": {"ip-address": "2001:db8::1"}, "cache-threshold": 0.3}]}}`: {"", 1},
+	} {
+		made, left, err := Convert([]byte(in), Settings{})
+		left = slices.DeleteFunc(left, func(l Left) bool { return !strings.HasSuffix(l.Path, "cache-threshold") })
+		if err != nil || !strings.Contains(made, want.line) || want.line == "" && strings.Contains(made, "cache-threshold") || len(left) != want.left {
+			t.Errorf("%s: %v, left %v\n%s", in, err, left, made)
 		}
 	}
 }

@@ -109,8 +109,11 @@ func (s *Syncer) Fdatasync(fd uintptr) error {
 	}
 }
 
-// Close frees what the kernel holds. A sync after it is by the system call.
+// Close frees what the kernel holds, of a Syncer or of none. A sync after it is by the system call.
 func (s *Syncer) Close() error {
+	if s == nil {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctx == 0 {

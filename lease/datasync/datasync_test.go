@@ -112,6 +112,9 @@ func TestAfterCloseTheSystemCallSyncs(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
+	if err := (*Syncer)(nil).Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 // BenchmarkFdatasync beside the system call, each after a write of 4 KiB.

@@ -82,8 +82,10 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	s := &Store{log: o.Log, closed: make(chan struct{})}
 	disk := vfs.FS(vfs.Default)
-	if sy, err := datasync.New(); err == nil {
-		s.syncer, disk = sy, walDisk{disk, sy}
+	if syncer, err := datasync.New(); err != nil {
+		o.Log.Debug("the log is synced by the system call, which costs more", "error", err)
+	} else {
+		s.syncer, disk = syncer, walDisk{disk, syncer}
 	}
 	opts := &pebble.Options{
 		FS:                 vfs.OnDiskFull(disk, func() { s.waitForSpace(dir, o.Reserve) }),
@@ -101,14 +103,14 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	db, err := pebble.Open(dir, opts)
 	if errors.Is(err, syscall.EAGAIN) {
-		return nil, fmt.Errorf("lease database %s: %w", dir, ErrInUse)
+		err = ErrInUse
 	}
 	if err != nil {
-		return nil, fmt.Errorf("lease database %s: %w", dir, err)
+		return nil, errors.Join(fmt.Errorf("lease database %s: %w", dir, err), s.syncer.Close())
 	}
 	s.db = db
 	if err := s.start(o.ReadOnly); err != nil {
-		return nil, errors.Join(fmt.Errorf("lease database %s: %w", dir, err), db.Close())
+		return nil, errors.Join(fmt.Errorf("lease database %s: %w", dir, err), db.Close(), s.syncer.Close())
 	}
 	return s, nil
 }
@@ -613,11 +615,7 @@ func (done) Settled() bool { return true }
 func (s *Store) Close() error {
 	err := s.Barrier().Wait()
 	close(s.closed)
-	err = errors.Join(err, s.batch.Close(), s.db.Close())
-	if s.syncer != nil {
-		err = errors.Join(err, s.syncer.Close())
-	}
-	return err
+	return errors.Join(err, s.batch.Close(), s.db.Close(), s.syncer.Close())
 }
 
 // logger gives Pebble's messages to slog. Pebble calls Fatalf when it can no
