@@ -30,25 +30,23 @@ type Syncer struct {
 
 // iocb and ioEvent are the kernel's (include/uapi/linux/aio_abi.h).
 type iocb struct {
-	data     uint64
-	key      uint32
-	rwFlags  uint32
-	opcode   uint16
-	priority int16
-	fd       uint32
-	buf      uint64
-	bytes    uint64
-	offset   int64
-	reserved uint64
-	flags    uint32
-	eventFD  uint32
+	_       uint64 // data, which comes back in the event
+	_       uint32 // key, the kernel's
+	_       int32  // rw_flags
+	opcode  uint16
+	_       int16 // priority
+	fd      uint32
+	_       [3]uint64 // buffer, length and offset
+	_       uint64    // reserved
+	flags   uint32
+	eventFD uint32
 }
 
 type ioEvent struct {
-	data   uint64
-	obj    uint64
-	res    int64
-	second int64
+	_   uint64 // data
+	_   uint64 // the iocb
+	res int64
+	_   int64
 }
 
 const (
