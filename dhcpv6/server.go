@@ -28,7 +28,7 @@ var (
 const (
 	// batchSize is how many packets one system call reads or writes, and how
 	// many leases share a sync at the least.
-	batchSize = 64
+	batchSize = 32
 
 	// maxPacket is the length in bytes of the longest message that is read. A
 	// client's fits one link's MTU; eight relays add less than this.
