@@ -118,8 +118,10 @@ func (s *Sealer) Seal(eid EID) (NID, error) {
 	return e.seal(s.k, s.label, eid)
 }
 
-// Run makes ephemeral parts until the context ends, and then erases those that are left.
-func (s *Sealer) Run(ctx context.Context) error {
+// Run makes ephemeral parts until the context ends, and then erases those that are left. It calls
+// rest after each, so that what else the processor has to do need not wait until the scheduler
+// takes it away, which is after 10 ms.
+func (s *Sealer) Run(ctx context.Context, rest func()) error {
 	for ctx.Err() == nil {
 		e, err := newEphemeral(s.rand, s.bases)
 		if err != nil {
@@ -130,6 +132,7 @@ func (s *Sealer) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			e.forget()
 		}
+		rest()
 	}
 	for {
 		select {

@@ -66,7 +66,7 @@ func TestASealersSparePartsAreUsedOnce(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
+	go func() { done <- s.Run(ctx, func() {}) }()
 	for len(s.spare) < 50 {
 		time.Sleep(time.Millisecond)
 	}

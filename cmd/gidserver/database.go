@@ -128,21 +128,28 @@ func (s *setup) openDatabase(ctx context.Context, log *slog.Logger, observe func
 }
 
 // run does what goes on behind, until the context ends.
-func (d *database) run(ctx context.Context, server *dhcpv6.Server, log *slog.Logger) error {
+func (d *database) run(ctx context.Context, server *dhcpv6.Server, traffic func() uint64, log *slog.Logger) error {
 	if d.shared != nil {
 		return d.shared.Run(ctx)
 	}
 	// The leases are read into memory beside the clients, of whom none waits long.
-	const atOnce, rest = 500, time.Millisecond
-	began, leases := time.Now(), 0
+	const atOnce, restFor = 100, 2
+	began, leases, seen := time.Now(), 0, traffic()
 	for more := true; more && ctx.Err() == nil; {
 		var err error
+		var worked time.Duration
 		server.Do(func() {
-			more, err = d.index.Load(atOnce, time.Now())
+			now := time.Now()
+			more, err = d.index.Load(atOnce, now)
 			leases = d.index.Len()
+			worked = time.Since(now)
 		})
 		if err != nil {
 			return err
+		}
+		rest := breath
+		if n := traffic(); n != seen {
+			seen, rest = n, max(rest, restFor*worked)
 		}
 		time.Sleep(rest)
 	}

@@ -74,6 +74,10 @@ const cachedClients = 1 << 15
 // the work that its NID is.
 const sealedAhead = 4096
 
+// breath is how long what works in the background in small steps rests after each, so that on one
+// processor packets do not wait until the scheduler takes it away from the work.
+const breath = 100 * time.Microsecond
+
 // databaseDir is where the lease database is.
 func (s *setup) databaseDir() string { return filepath.Join(s.State, "leases") }
 
@@ -220,8 +224,10 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 		defer release()
 		return server.Serve(ctx)
 	})
-	start("database", func(context.Context) error { return store.run(until, server, log) })
-	start("sealing", sealer.Run)
+	start("database", func(context.Context) error { return store.run(until, server, run.stats.Messages, log) })
+	start("sealing", func(ctx context.Context) error {
+		return sealer.Run(ctx, func() { time.Sleep(10 * breath) }) // a tenth of a processor
+	})
 	start("reload", run.reloadOnHangup)
 	if run.names != nil {
 		start("DNS updates", run.names.Run)

@@ -185,10 +185,10 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 		out = out[:0]
 		return errors.Join(err, refused)
 	}
-	res := &Result{}
+	res := &Result{Latency: make([]time.Duration, 0, l.Total)}
 	open := make(map[uint32]*client, l.Open)
 	next := 0
-	start := time.Now()
+	var start time.Time
 	send := func(c *client, msg []byte, now time.Time) error {
 		c.request, c.sent = msg, now
 		out = append(out, udpbatch.Message{Data: msg, Peer: dst[turn%len(dst)]})
@@ -228,6 +228,7 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 		}
 		return nil
 	}
+	start = time.Now()
 	for range min(l.Open, l.Total) {
 		if l.Rate > 0 {
 			break
@@ -445,10 +446,15 @@ func find(b []byte, code dhcp6.OptionCode) []byte {
 	return nil
 }
 
-// Echo answers every datagram with itself, in batches, until the socket is
-// closed: the least that a UDP server can do.
-func Echo(conn *net.UDPConn) error {
-	pc := ipv6.NewPacketConn(conn)
+// Echo answers every datagram to a port with itself, in batches: the least that a UDP server can
+// do. It calls ready when it listens, and does not return but with an error.
+func Echo(port int, ready func()) error {
+	conns, err := udpbatch.Listen(port, 1) // for its buffers
+	if err != nil {
+		return err
+	}
+	ready()
+	pc := ipv6.NewPacketConn(conns[0])
 	msgs := make([]ipv6.Message, 64)
 	for i := range msgs {
 		msgs[i].Buffers = [][]byte{make([]byte, 2048)}
@@ -475,43 +481,72 @@ func Echo(conn *net.UDPConn) error {
 // EchoLoad keeps a number of datagrams of a size in flight until so many came
 // back, and returns how long that took.
 func EchoLoad(conn *net.UDPConn, server netip.AddrPort, size, open, total int) (time.Duration, error) {
-	pc := ipv6.NewPacketConn(conn)
-	dst := net.UDPAddrFromAddrPort(server)
-	msgs := make([]ipv6.Message, 64)
-	out := make([]ipv6.Message, 64)
-	for i := range msgs {
-		msgs[i].Buffers = [][]byte{make([]byte, 2048)}
-		out[i] = ipv6.Message{Buffers: [][]byte{make([]byte, size)}, Addr: dst}
+	r, err := echoLoad(conn, server, size, open, 0, total)
+	return r.Elapsed, err
+}
+
+// EchoRate sends so many datagrams a second, and returns how long they took.
+func EchoRate(conn *net.UDPConn, server netip.AddrPort, size, rate, total int) (*Result, error) {
+	return echoLoad(conn, server, size, 0, rate, total)
+}
+
+func echoLoad(conn *net.UDPConn, server netip.AddrPort, size, open, rate, total int) (*Result, error) {
+	const batch = 64
+	c, err := udpbatch.New(conn)
+	if err != nil {
+		return nil, err
 	}
-	write := func(n int) error {
-		for n > 0 {
-			k, err := pc.WriteBatch(out[:min(n, len(out))], 0)
-			if err != nil {
-				return err
-			}
-			n -= k
-		}
-		return nil
+	r, w := c.NewReader(batch, 2048), c.NewWriter()
+	res := &Result{Latency: make([]time.Duration, 0, total)}
+	out := make([]udpbatch.Message, 0, batch)
+	data := make([][]byte, batch)
+	for i := range data {
+		data[i] = make([]byte, size)
 	}
+	sent := 0
 	start := time.Now()
-	if err := write(open); err != nil {
-		return 0, err
+	// at is when a datagram was to be sent.
+	at := func(n int) time.Duration { return time.Duration(n) * time.Second / time.Duration(rate) }
+	for res.Exchanges < total {
+		for now := time.Since(start); sent < total && len(out) < batch; sent++ {
+			if rate == 0 && sent-res.Exchanges >= open || rate > 0 && at(sent) > now {
+				break
+			}
+			d := data[len(out)]
+			binary.BigEndian.PutUint32(d, uint32(sent))
+			out = append(out, udpbatch.Message{Data: d, Peer: server})
+		}
+		var refused error
+		err := w.Write(out, func(_ *udpbatch.Message, err error) { refused = err })
+		if err := errors.Join(err, refused); err != nil {
+			return res, err
+		}
+		full := len(out) == batch
+		out = out[:0]
+		if full && rate == 0 {
+			continue
+		}
+		wait := time.Second
+		if rate > 0 {
+			wait = time.Millisecond
+		}
+		if err := conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
+			return res, err
+		}
+		in, err := r.Read()
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return res, err
+		}
+		now := time.Since(start)
+		for _, m := range in {
+			if res.Exchanges++; rate > 0 {
+				res.Latency = append(res.Latency, now-at(int(binary.BigEndian.Uint32(m.Data))))
+			}
+		}
+		if len(in) == 0 && (rate == 0 || now > at(sent)+time.Second) {
+			return res, fmt.Errorf("%d of %d datagrams did not come back", sent-res.Exchanges, sent)
+		}
 	}
-	for done := 0; done < total; {
-		if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
-			return 0, err
-		}
-		n, err := pc.ReadBatch(msgs, 0)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			n, err = open, nil // all were lost; begin again
-		}
-		if err != nil {
-			return 0, err
-		}
-		done += n
-		if err := write(n); err != nil {
-			return 0, err
-		}
-	}
-	return time.Since(start), nil
+	res.Elapsed = time.Since(start)
+	return res, nil
 }
