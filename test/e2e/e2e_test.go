@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -283,6 +284,38 @@ func TestAStrangerGetsNoAddress(t *testing.T) {
 	}
 	if leases, err := w.Leases(); err != nil || len(leases) > 0 {
 		t.Errorf("leases %v, %v", leases, err)
+	}
+}
+
+// A client's multicast comes to one of the server's sockets, of which there is one for each
+// processor, and each message is handled once.
+func TestAMessageIsHandledOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, netlab.ISPOptions{Lease: shortLease})
+	w.attach("direct")
+	w.must(w.Configure("metrics", "listen = \"[::1]:9547\"\n"))
+	w.must(w.Serve())
+	sockets, err := w.Host.Output("ss", "-Hlun", "sport = :547")
+	w.must(err)
+	if n, want := strings.Count(sockets, ":547 "), min(runtime.NumCPU(), 8); n != want {
+		t.Errorf("%d sockets, want %d:\n%s", n, want, sockets)
+	}
+	c := w.newClient("dhclient")
+	w.must(c.Start())
+	w.must(netlab.Until(20*time.Second, func() error {
+		if leases, err := w.Leases(); err != nil || len(leases) != 1 {
+			return fmt.Errorf("leases %v, %w", leases, err)
+		}
+		return nil
+	}))
+	log := c.Log()
+	metrics, err := w.Host.Output("curl", "-sf", "http://[::1]:9547/metrics")
+	w.must(err)
+	for _, typ := range []string{"Solicit", "Request"} {
+		want := fmt.Sprintf("gidserver_messages_received_total{type=%q} %d\n", strings.ToLower(typ), strings.Count(log, "XMT: "+typ+" on"))
+		if !strings.Contains(metrics, want) {
+			t.Errorf("no %q in the metrics:\n%s", want, metrics)
+		}
 	}
 }
 
