@@ -291,6 +291,7 @@ func (s *Server) Serve(until context.Context) error {
 	go func() {
 		defer close(settled)
 		for b := range s.handled {
+			// Of one socket this goroutine sends as well, which is a waking less.
 			if s.settle(b); len(s.sockets) > 1 {
 				b.socket.ready <- b
 			} else {

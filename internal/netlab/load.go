@@ -482,7 +482,10 @@ func Echo(port int, ready func()) error {
 // back, and returns how long that took.
 func EchoLoad(conn *net.UDPConn, server netip.AddrPort, size, open, total int) (time.Duration, error) {
 	r, err := echoLoad(conn, server, size, open, 0, total)
-	return r.Elapsed, err
+	if err != nil {
+		return 0, err
+	}
+	return r.Elapsed, nil
 }
 
 // EchoRate sends so many datagrams a second, and returns how long they took.
