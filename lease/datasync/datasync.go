@@ -8,23 +8,32 @@
 package datasync
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// Syncer syncs one file at a time. It is safe for concurrent use; who comes while another waits,
-// syncs by the system call.
+// Syncer makes what was written to a file durable, a sync at a time. Start and Ended are for one
+// goroutine at a time; Wait may be called beside them.
 type Syncer struct {
-	mu    sync.Mutex
 	ctx   uintptr // aio_context_t
 	event *os.File
-	buf   [8]byte // how many syncs have ended since the last read, which is one
+	raw   syscall.RawConn // of event
+	cb    iocb
+	done  ioEvent
+
+	instead bool // of what was begun the system call has made err
+	err     error
+
+	// Where the kernel does it only by the system call, a goroutine is in it.
+	call   chan uintptr
+	result chan error
+	ended  chan struct{}
 }
 
 // iocb and ioEvent are the kernel's (include/uapi/linux/aio_abi.h).
@@ -53,72 +62,131 @@ const (
 	flagEventFD  = 1 // IOCB_FLAG_RESFD
 )
 
-// New returns a Syncer, or an error where the kernel has no asynchronous I/O.
-func New() (*Syncer, error) {
+// New returns a Syncer, which syncs by the system call where the kernel does not do it otherwise
+// or has no room for it.
+func New() *Syncer {
+	s, err := newAIO()
+	if err != nil {
+		return newCaller()
+	}
+	return s
+}
+
+func newAIO() (*Syncer, error) {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
 	s := &Syncer{event: os.NewFile(uintptr(fd), "eventfd")}
+	s.cb = iocb{opcode: cmdFdatasync, flags: flagEventFD, eventFD: uint32(fd)}
+	if s.raw, err = s.event.SyscallConn(); err != nil {
+		return nil, errors.Join(err, s.event.Close())
+	}
 	if _, _, e := unix.Syscall(unix.SYS_IO_SETUP, 1, uintptr(unsafe.Pointer(&s.ctx)), 0); e != 0 {
 		return nil, errors.Join(fmt.Errorf("io_setup: %w", e), s.event.Close())
 	}
 	return s, nil
 }
 
-// Fdatasync returns when what was written to the file is on disk.
-func (s *Syncer) Fdatasync(fd uintptr) error {
-	if !s.mu.TryLock() {
-		return unix.Fdatasync(int(fd))
+func newCaller() *Syncer {
+	s := &Syncer{call: make(chan uintptr, 1), result: make(chan error, 1), ended: make(chan struct{}, 1)}
+	go func() {
+		defer close(s.ended)
+		for fd := range s.call {
+			s.result <- unix.Fdatasync(int(fd))
+			select {
+			case s.ended <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return s
+}
+
+// Asynchronous reports whether the kernel syncs without keeping a thread.
+func (s *Syncer) Asynchronous() bool { return s.call == nil }
+
+// Start begins to make durable what was written to a file, which has to stay open until
+// [Syncer.Ended] has said that it is done. Nothing may have been begun before that is not.
+func (s *Syncer) Start(fd uintptr) {
+	if s.call != nil {
+		s.call <- fd
+		return
 	}
-	defer s.mu.Unlock()
-	if s.ctx == 0 {
-		return unix.Fdatasync(int(fd))
-	}
-	raw, err := s.event.SyscallConn()
-	if err != nil {
-		return err
-	}
-	cb := &iocb{opcode: cmdFdatasync, fd: uint32(fd), flags: flagEventFD}
-	err = raw.Control(func(event uintptr) { cb.eventFD = uint32(event) })
-	if err != nil {
-		return err
-	}
+	s.cb.fd = uint32(fd)
+	cb := &s.cb
 	if _, _, e := unix.Syscall(unix.SYS_IO_SUBMIT, s.ctx, 1, uintptr(unsafe.Pointer(&cb))); e != 0 {
-		// Whatever keeps the kernel from it (a filesystem without, memory), the call tells the truth.
-		return unix.Fdatasync(int(fd))
+		// Whatever keeps the kernel from it (a file system without, memory), the call tells the truth.
+		s.instead, s.err = true, unix.Fdatasync(int(fd))
+		// An eventfd takes more than could ever be written here.
+		_, _ = unix.Write(int(s.cb.eventFD), binary.NativeEndian.AppendUint64(nil, 1))
 	}
-	if _, err := s.event.Read(s.buf[:]); err != nil {
-		return fmt.Errorf("eventfd: %w", err)
+}
+
+// Ended reports, without waiting, whether what was begun has ended, once, and if so how.
+func (s *Syncer) Ended() (bool, error) {
+	if s.call != nil {
+		select {
+		case err := <-s.result:
+			return true, wrap(err)
+		default:
+			return false, nil
+		}
 	}
-	var done ioEvent
+	if s.instead {
+		s.instead = false
+		return true, wrap(s.err)
+	}
 	for {
-		n, _, e := unix.Syscall6(unix.SYS_IO_GETEVENTS, s.ctx, 1, 1, uintptr(unsafe.Pointer(&done)), 0, 0)
+		n, _, e := unix.Syscall6(unix.SYS_IO_GETEVENTS, s.ctx, 0, 1, uintptr(unsafe.Pointer(&s.done)), 0, 0)
 		switch {
 		case e == unix.EINTR:
 		case e != 0:
-			return fmt.Errorf("io_getevents: %w", e)
-		case n == 1 && done.res < 0:
-			return fmt.Errorf("fdatasync: %w", syscall.Errno(-done.res))
-		case n == 1:
-			return nil
+			return true, fmt.Errorf("io_getevents: %w", e)
+		case n == 0:
+			return false, nil
+		case s.done.res < 0:
+			return true, wrap(syscall.Errno(-s.done.res))
+		default:
+			return true, nil
 		}
 	}
 }
 
-// Close frees what the kernel holds, of a Syncer or of none. A sync after it is by the system call.
+func wrap(err error) error {
+	if err != nil {
+		err = fmt.Errorf("fdatasync: %w", err)
+	}
+	return err
+}
+
+// Wait returns when Ended may have something to say, which is not sure, or an error after Close.
+func (s *Syncer) Wait() error {
+	if s.call != nil {
+		if _, ok := <-s.ended; !ok {
+			return os.ErrClosed
+		}
+		return nil
+	}
+	var count [8]byte // how many syncs have ended since
+	var err error
+	if failed := s.raw.Read(func(fd uintptr) bool {
+		_, err = unix.Read(int(fd), count[:])
+		return err != unix.EAGAIN && err != unix.EINTR
+	}); failed != nil {
+		return os.ErrClosed
+	}
+	return err
+}
+
+// Close has Wait return an error and frees what the kernel holds. Nothing may be called after it,
+// nor while something that was begun has not ended.
 func (s *Syncer) Close() error {
-	if s == nil {
+	if s.call != nil {
+		close(s.call)
 		return nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ctx == 0 {
-		return nil
-	}
-	_, _, e := unix.Syscall(unix.SYS_IO_DESTROY, s.ctx, 0, 0)
-	s.ctx = 0
-	if e != 0 {
+	if _, _, e := unix.Syscall(unix.SYS_IO_DESTROY, s.ctx, 0, 0); e != 0 {
 		return errors.Join(fmt.Errorf("io_destroy: %w", e), s.event.Close())
 	}
 	return s.event.Close()

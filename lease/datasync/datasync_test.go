@@ -1,10 +1,9 @@
 package datasync
 
 import (
-	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,12 +20,7 @@ func file(t testing.TB) *os.File {
 	return f
 }
 
-func syncer(t testing.TB) *Syncer {
-	t.Helper()
-	s, err := New()
-	if err != nil {
-		t.Fatalf("%v: this kernel has no asynchronous I/O, without which gidserver syncs by the system call", err)
-	}
+func closed(t testing.TB, s *Syncer) *Syncer {
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			t.Error(err)
@@ -35,94 +29,121 @@ func syncer(t testing.TB) *Syncer {
 	return s
 }
 
-// Syncs of several goroutines and files all return, those that the Syncer has no time for as well.
-func TestSyncs(t *testing.T) {
-	s := syncer(t)
-	var wg sync.WaitGroup
-	for range 4 {
-		f := file(t)
-		wg.Go(func() {
-			for range 50 {
-				if _, err := f.Write([]byte("a record")); err != nil {
-					t.Error(err)
-				}
-				if err := s.Fdatasync(f.Fd()); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	wg.Wait()
+// both runs a test with the kernel's asynchronous syncs and with the system call.
+func both(t *testing.T, test func(*testing.T, *Syncer)) {
+	t.Run("asynchronous", func(t *testing.T) {
+		s := New()
+		if !s.Asynchronous() {
+			t.Fatal("this kernel has no asynchronous I/O, without which gidserver syncs by the system call")
+		}
+		test(t, closed(t, s))
+	})
+	t.Run("by the call", func(t *testing.T) { test(t, closed(t, newCaller())) })
 }
 
-// Each sync is the kernel's, which has told of it once, and not the system call, which would do as
-// well and for which no other test would fail.
-func TestTheKernelSyncs(t *testing.T) {
-	s, f := syncer(t), file(t)
-	for range 3 {
-		s.buf = [8]byte{}
-		if _, err := f.Write([]byte("a record")); err != nil {
-			t.Fatal(err)
+// fdatasync begins a sync and waits until it has ended.
+func fdatasync(s *Syncer, fd uintptr) error {
+	s.Start(fd)
+	for {
+		if err := s.Wait(); err != nil {
+			return err
 		}
-		if err := s.Fdatasync(f.Fd()); err != nil {
-			t.Fatal(err)
-		}
-		if n := binary.NativeEndian.Uint64(s.buf[:]); n != 1 {
-			t.Errorf("the kernel has told %d times", n)
+		if ended, err := s.Ended(); ended {
+			return err
 		}
 	}
+}
+
+func TestSyncs(t *testing.T) {
+	both(t, func(t *testing.T, s *Syncer) {
+		a, b := file(t), file(t)
+		for range 50 {
+			for _, f := range []*os.File{a, b} {
+				if _, err := f.Write([]byte("a record")); err != nil {
+					t.Fatal(err)
+				}
+				if err := fdatasync(s, f.Fd()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if ended, err := s.Ended(); ended {
+			t.Errorf("a sync that was never begun has ended: %v", err)
+		}
+	})
+}
+
+// Who asks instead of waiting is told as well, and who waits then is woken for nothing at the most.
+func TestEndedWithoutWaiting(t *testing.T) {
+	both(t, func(t *testing.T, s *Syncer) {
+		f := file(t)
+		for range 3 {
+			s.Start(f.Fd())
+			for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Microsecond) {
+				ended, err := s.Ended()
+				if err != nil || time.Now().After(deadline) {
+					t.Fatalf("ended: %v, %v", ended, err)
+				}
+				if ended {
+					break
+				}
+			}
+		}
+		if err := fdatasync(s, f.Fd()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestWhatCannotBeSyncedIsAnError(t *testing.T) {
-	s := syncer(t)
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	defer w.Close()
-	if err := s.Fdatasync(w.Fd()); err == nil {
-		t.Error("a pipe was synced")
-	}
-	f := file(t)
-	fd := f.Fd()
-	f.Close()
-	if err := s.Fdatasync(fd); err == nil {
-		t.Error("a closed file was synced")
-	}
-	f = file(t)
-	if err := s.Fdatasync(f.Fd()); err != nil {
-		t.Errorf("after errors: %v", err)
-	}
+	both(t, func(t *testing.T, s *Syncer) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		defer w.Close()
+		if err := fdatasync(s, w.Fd()); err == nil {
+			t.Error("a pipe was synced")
+		}
+		f := file(t)
+		fd := f.Fd()
+		f.Close()
+		if err := fdatasync(s, fd); err == nil {
+			t.Error("a closed file was synced")
+		}
+		if err := fdatasync(s, file(t).Fd()); err != nil {
+			t.Errorf("after errors: %v", err)
+		}
+	})
 }
 
-func TestAfterCloseTheSystemCallSyncs(t *testing.T) {
-	s, err := New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Fdatasync(file(t).Fd()); err != nil {
-		t.Error(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := (*Syncer)(nil).Close(); err != nil {
-		t.Error(err)
+func TestCloseEndsAWait(t *testing.T) {
+	for _, s := range []*Syncer{New(), newCaller()} {
+		ended := make(chan error)
+		go func() { ended <- s.Wait() }()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-ended:
+			if !errors.Is(err, os.ErrClosed) {
+				t.Errorf("Wait after Close: %v", err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("Wait goes on after Close")
+		}
 	}
 }
 
 // BenchmarkFdatasync beside the system call, each after a write of 4 KiB.
 func BenchmarkFdatasync(b *testing.B) {
-	s, f := syncer(b), file(b)
+	s, f := closed(b, New()), file(b)
 	data := make([]byte, 4096)
 	var took [2]time.Duration
 	for i := 0; b.Loop(); i++ {
 		for k, sync := range []func() error{
-			func() error { return s.Fdatasync(f.Fd()) },
+			func() error { return fdatasync(s, f.Fd()) },
 			func() error { return unix.Fdatasync(int(f.Fd())) },
 		} {
 			if _, err := f.Write(data); err != nil {

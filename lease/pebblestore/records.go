@@ -9,8 +9,8 @@ import (
 	"brightgid/lease"
 )
 
-// formatVersion is stored under keyFormat.
-const formatVersion = 1
+// formatVersion is stored under keyFormat. Format 1 had all in Pebble and its log.
+const formatVersion = 2
 
 var keyFormat = []byte("Fformat")
 

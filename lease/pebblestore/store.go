@@ -1,9 +1,14 @@
 // Package pebblestore keeps the registry and the leases in a Pebble database in
 // a directory of its own: the embedded default, for one server.
 //
-// Writes go to Pebble's log without waiting and are visible at once. A barrier
-// is one synced write, which makes all before it durable, so that any number of
-// leases share one sync and nobody holds a lock across the disk.
+// Writes go to a log of its own (package wal) without waiting and are visible at once. A barrier is
+// a point in it; any number of leases share one sync, and nobody holds a lock across the disk.
+//
+// Pebble keeps no log. What it has in memory is not lost, since the log has it until Pebble has
+// written it. A renewal, which changes one lease's record and nothing else, is in a table before
+// Pebble (recent.go) and comes to it later, once for all renewals of the lease meanwhile and
+// together with others: what goes into Pebble is sorted in memory, written, and rewritten some
+// times, for each of which a renewal is too little.
 package pebblestore
 
 import (
@@ -14,6 +19,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -26,7 +32,7 @@ import (
 
 	"brightgid/idcodec"
 	"brightgid/lease"
-	"brightgid/lease/datasync"
+	"brightgid/lease/wal"
 )
 
 // Options are what Open may be told.
@@ -45,21 +51,42 @@ type Options struct {
 // DefaultReserve leaves room for what Pebble writes in the background.
 const DefaultReserve = 64 << 20
 
+// When the log has so many bytes, or so many leases wait for Pebble, they are given to it.
+const (
+	maxLog    = 64 << 20
+	maxRecent = 1 << 18
+)
+
+// smallLog is when a process has been so busy for the first time that a file is written ahead.
+const smallLog = 4 << 20
+
 // Store is a lease.Store on disk.
 type Store struct {
+	dir string
 	db  *pebble.DB
+	wal *wal.Log // nil if the store is for reading
 	log *slog.Logger
 
-	next   atomic.Uint64 // the next subscriber number
-	batch  *pebble.Batch // of Apply and Register, which do not overlap
-	value  []byte
-	dirty  bool
-	mu     sync.Mutex // guards last and dirty
-	last   *barrier
+	next  atomic.Uint64 // the next subscriber number
+	batch *pebble.Batch // of Apply and Register, which do not overlap
+	ops   []byte        // the same for the log
+	value []byte
+
+	mu       sync.RWMutex // guards what follows, and that it and Pebble go together
+	recent   *table       // leases that the log has and Pebble has not
+	draining *table       // those that are being given to it; nil if none are
+	empty    *table       // what recent will be then
+
+	prepared atomic.Bool  // the log's next file has been written ahead, or need not be
+	drain    sync.Mutex   // held while they are
+	hurry    atomic.Int32 // who waits until they are
+	wake     chan struct{}
+	stopping chan struct{}
+	stopped  chan struct{}
+
 	full   atomic.Bool
 	bits   atomic.Pointer[[]uint8] // lengths of prefixes, the longest first
 	closed chan struct{}
-	syncer *datasync.Syncer // nil where the kernel does not do it
 }
 
 var _ lease.Store = (*Store)(nil)
@@ -80,20 +107,28 @@ func Open(dir string, o Options) (*Store, error) {
 			return nil, fmt.Errorf("lease database: %w", err)
 		}
 	}
-	s := &Store{log: o.Log, closed: make(chan struct{})}
-	disk := vfs.FS(vfs.Default)
-	if syncer, err := datasync.New(); err != nil {
-		o.Log.Debug("the log is synced by the system call, which costs more", "error", err)
-	} else {
-		s.syncer, disk = syncer, walDisk{disk, syncer}
+	logDir := filepath.Join(dir, "wal")
+	left, err := wal.Exists(logDir)
+	if err != nil {
+		return nil, fmt.Errorf("lease database %s: %w", dir, err)
+	}
+	if o.ReadOnly && left {
+		if err := recover(dir, o); err != nil {
+			return nil, err
+		}
+	}
+	s := &Store{
+		dir: dir, log: o.Log, closed: make(chan struct{}), recent: newTable(), empty: newTable(),
+		wake: make(chan struct{}, 1), stopping: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	opts := &pebble.Options{
-		FS:                 vfs.OnDiskFull(disk, func() { s.waitForSpace(dir, o.Reserve) }),
+		FS:                 vfs.OnDiskFull(vfs.Default, func() { s.waitForSpace(o.Reserve) }),
 		Logger:             logger{o.Log},
 		ReadOnly:           o.ReadOnly,
 		ErrorIfNotExists:   o.ReadOnly,
 		FormatMajorVersion: pebble.FormatNewest,
 		MemTableSize:       32 << 20,
+		DisableWAL:         true,
 	}
 	cache := pebble.NewCache(64 << 20)
 	defer cache.Unref()
@@ -101,33 +136,94 @@ func Open(dir string, o Options) (*Store, error) {
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
-	db, err := pebble.Open(dir, opts)
+	s.db, err = pebble.Open(dir, opts)
 	if errors.Is(err, syscall.EAGAIN) {
 		err = ErrInUse
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lease database %s: %w", dir, err), s.syncer.Close())
+		return nil, fmt.Errorf("lease database %s: %w", dir, err)
 	}
-	s.db = db
-	if err := s.start(o.ReadOnly); err != nil {
-		return nil, errors.Join(fmt.Errorf("lease database %s: %w", dir, err), db.Close(), s.syncer.Close())
+	err = s.checkFormat(o.ReadOnly)
+	if err == nil && !o.ReadOnly {
+		err = s.openLog(logDir, o)
+	}
+	if err == nil {
+		err = s.start()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lease database %s: %w", dir, err), s.db.Close())
+	}
+	if !o.ReadOnly {
+		go s.checkpoints()
 	}
 	return s, nil
 }
 
-// start checks the format and finds the registry's end.
-func (s *Store) start(readOnly bool) error {
+// recover opens a database that a process has left which did not close it, and closes it.
+func recover(dir string, o Options) error {
+	o.ReadOnly = false
+	s, err := Open(dir, o)
+	if err != nil {
+		return fmt.Errorf("it was not closed and has to be recovered first: %w", err)
+	}
+	return s.Close()
+}
+
+// checkFormat checks the format, and writes it into a database that is new or of format 1, which
+// is this one without a log but Pebble's.
+func (s *Store) checkFormat(readOnly bool) error {
 	version, err := s.get(keyFormat)
 	switch {
 	case errors.Is(err, lease.ErrNotFound) && !readOnly:
-		if err := s.db.Set(keyFormat, []byte{formatVersion}, pebble.Sync); err != nil {
-			return err
-		}
 	case err != nil:
 		return err
-	case len(version) != 1 || version[0] != formatVersion:
-		return fmt.Errorf("format %x: this program reads format %d", version, formatVersion)
+	case len(version) != 1 || version[0] == 0 || version[0] > formatVersion:
+		return fmt.Errorf("format %x: this program reads formats 1 to %d", version, formatVersion)
+	case readOnly || version[0] == formatVersion:
+		return nil
 	}
+	// Who knows format 1 only must not open it from now on.
+	return errors.Join(s.db.Set(keyFormat, []byte{formatVersion}, pebble.NoSync), s.db.Flush())
+}
+
+// openLog gives Pebble what a log has that was left, and begins one.
+func (s *Store) openLog(dir string, o Options) error {
+	batch := s.db.NewBatch()
+	frames, err := wal.Replay(dir, func(operations []byte) error {
+		err := wal.Operations(operations, func(key, value []byte, set bool) error {
+			if set {
+				return batch.Set(key, value, nil)
+			}
+			return batch.Delete(key, nil)
+		})
+		if err == nil && batch.Len() > 4<<20 {
+			err = s.db.Apply(batch, pebble.NoSync)
+			batch.Reset()
+		}
+		return err
+	})
+	if err == nil && frames > 0 {
+		s.log.Info("the last process did not close the lease database; its log is replayed", "commits", frames)
+		if err = s.db.Apply(batch, pebble.NoSync); err == nil {
+			err = s.db.Flush()
+		}
+	}
+	if err = errors.Join(err, batch.Close()); err != nil {
+		return err
+	}
+	if err := wal.Clear(dir); err != nil {
+		return err
+	}
+	s.wal, err = wal.New(dir, wal.Options{
+		Log:    o.Log,
+		Full:   func() { s.waitForSpace(o.Reserve) },
+		Failed: func(err error) { logger{o.Log}.Fatalf("%v", err) },
+	})
+	return err
+}
+
+// start finds the registry's end.
+func (s *Store) start() error {
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{tagSubscriber}, UpperBound: []byte{tagSubscriber + 1}})
 	if err != nil {
 		return err
@@ -152,7 +248,8 @@ func (s *Store) Lengths() []uint8 { return *s.bits.Load() }
 
 // waitForSpace runs while the disk is full and all writes stand still, so that
 // no reply is sent and nothing that was acknowledged is lost.
-func (s *Store) waitForSpace(dir string, reserve uint64) {
+func (s *Store) waitForSpace(reserve uint64) {
+	dir := s.dir
 	s.full.Store(true)
 	defer s.full.Store(false)
 	if usage, err := vfs.Default.GetDiskUsage(dir); err == nil {
@@ -224,10 +321,10 @@ func (s *Store) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (
 	if n > idcodec.MaxSubscriber {
 		return 0, lease.ErrFull
 	}
-	s.batch.Reset()
-	s.batch.Set(lookupKey(nil, key), binary.BigEndian.AppendUint64(nil, n), nil)
-	s.batch.Set(subscriberKey(nil, n), append(binary.BigEndian.AppendUint64(nil, uint64(at.Unix())), nid...), nil)
-	if err := s.write(); err != nil {
+	s.reset()
+	s.set(lookupKey(nil, key), binary.BigEndian.AppendUint64(nil, n))
+	s.set(subscriberKey(nil, n), append(binary.BigEndian.AppendUint64(nil, uint64(at.Unix())), nid...))
+	if err := s.write(nil); err != nil {
 		return 0, err
 	}
 	s.next.Store(n + 1)
@@ -255,12 +352,31 @@ func (s *Store) Subscribers() uint64 { return s.next.Load() }
 
 // Lease implements lease.Store.
 func (s *Store) Lease(addr netip.Addr) (l lease.Lease, err error) {
+	if l, ok, err := s.recentLease(addr); ok {
+		return l, err
+	}
 	var buf [17]byte
 	err = s.view(leaseKey(buf[:0], addr), func(v []byte) error {
 		l, err = lease.ParseRecord(addr, v)
 		return err
 	})
 	return l, err
+}
+
+// recentLease returns a lease that Pebble has not, or not as it is.
+func (s *Store) recentLease(addr netip.Addr) (l lease.Lease, ok bool, err error) {
+	raw := addr.As16()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	record, ok := s.recent.get(raw)
+	if !ok && s.draining != nil {
+		record, ok = s.draining.get(raw)
+	}
+	if !ok {
+		return l, false, nil
+	}
+	l, err = lease.ParseRecord(addr, record)
+	return l, true, err
 }
 
 // History implements lease.Store.
@@ -291,6 +407,9 @@ func (s *Store) History(dst []lease.Lease, addr netip.Addr) ([]lease.Lease, erro
 // Within implements lease.Store. It merges the newest leases and the ended ones, both
 // of which are in the order of addresses.
 func (s *Store) Within(dst []netip.Addr, p netip.Prefix, from, until time.Time, limit int) ([]netip.Addr, error) {
+	if err := s.settle(); err != nil {
+		return dst, err
+	}
 	var its [2]*pebble.Iterator
 	var ok [2]bool
 	for i, tag := range []byte{tagLease, tagHistory} {
@@ -371,31 +490,38 @@ func (s *Store) Account(n uint64, p idcodec.Prefix) (a lease.Account, err error)
 
 // Apply implements lease.Store.
 func (s *Store) Apply(u *lease.Update) error {
-	s.batch.Reset()
+	s.reset()
+	lengths := s.Lengths()
+	if len(u.Archive)+len(u.Delete)+len(u.Clients)+len(u.Lists)+len(u.Accounts) == 0 &&
+		!slices.ContainsFunc(u.Put, func(l lease.Lease) bool { return l.Bits != 0 && !slices.Contains(lengths, l.Bits) }) {
+		s.renew(u.Put)
+		return nil
+	}
 	var kbuf [1 + lease.MaxDUIDLen + 4]byte
 	for i := range u.Archive {
 		l := &u.Archive[i]
-		s.batch.Set(historyKey(kbuf[:0], l), s.encode(l), nil)
+		s.set(historyKey(kbuf[:0], l), s.encode(l))
 	}
-	lengths := s.Lengths()
 	for i := range u.Put {
 		l := &u.Put[i]
-		s.batch.Set(leaseKey(kbuf[:0], l.Addr), s.encode(l), nil)
+		s.set(leaseKey(kbuf[:0], l.Addr), s.encode(l))
 		if l.Bits != 0 && !slices.Contains(lengths, l.Bits) {
 			lengths = append(slices.Clone(lengths), l.Bits)
 			slices.SortFunc(lengths, func(a, b uint8) int { return int(b) - int(a) })
-			s.batch.Set(keyLengths, lengths, nil)
+			s.set(keyLengths, lengths)
 		}
 	}
+	var gone []netip.Addr
 	for i := range u.Delete {
 		l := &u.Delete[i]
 		switch newest, err := s.Lease(l.Addr); {
 		case err == nil && newest.Start.Equal(l.Start):
-			s.batch.Delete(leaseKey(kbuf[:0], l.Addr), nil)
+			s.delete(leaseKey(kbuf[:0], l.Addr))
+			gone = append(gone, l.Addr)
 		case err != nil && !errors.Is(err, lease.ErrNotFound):
 			return err
 		}
-		s.batch.Delete(historyKey(kbuf[:0], l), nil)
+		s.delete(historyKey(kbuf[:0], l))
 	}
 	for i := range u.Clients {
 		s.setAddrs(clientKey(kbuf[:0], u.Clients[i].Client), u.Clients[i].Addrs)
@@ -408,12 +534,15 @@ func (s *Store) Apply(u *lease.Update) error {
 		s.value = binary.BigEndian.AppendUint32(s.value[:0], c.Account.Epoch)
 		s.value = binary.BigEndian.AppendUint16(s.value, c.Account.Slot)
 		s.value = binary.BigEndian.AppendUint64(s.value, uint64(c.Account.Even.Unix()))
-		s.batch.Set(accountKey(kbuf[:0], c.Subscriber, c.Prefix), s.value, nil)
+		s.set(accountKey(kbuf[:0], c.Subscriber, c.Prefix), s.value)
 	}
 	if s.batch.Empty() {
 		return nil
 	}
-	if err := s.write(); err != nil {
+	for i := range u.Put {
+		gone = append(gone, u.Put[i].Addr)
+	}
+	if err := s.write(gone); err != nil {
 		return err
 	}
 	if len(lengths) > len(s.Lengths()) {
@@ -427,9 +556,25 @@ func (s *Store) encode(l *lease.Lease) []byte {
 	return s.value
 }
 
+// reset begins a change.
+func (s *Store) reset() {
+	s.batch.Reset()
+	s.ops = s.ops[:0]
+}
+
+func (s *Store) set(key, value []byte) {
+	s.batch.Set(key, value, nil)
+	s.ops = wal.AppendSet(s.ops, key, value)
+}
+
+func (s *Store) delete(key []byte) {
+	s.batch.Delete(key, nil)
+	s.ops = wal.AppendDelete(s.ops, key)
+}
+
 func (s *Store) setAddrs(key []byte, addrs []netip.Addr) {
 	if len(addrs) == 0 {
-		s.batch.Delete(key, nil)
+		s.delete(key)
 		return
 	}
 	s.value = s.value[:0]
@@ -437,16 +582,44 @@ func (s *Store) setAddrs(key []byte, addrs []netip.Addr) {
 		b := a.As16()
 		s.value = append(s.value, b[:]...)
 	}
-	s.batch.Set(key, s.value, nil)
+	s.set(key, s.value)
 }
 
-func (s *Store) write() error {
-	if err := s.db.Apply(s.batch, pebble.NoSync); err != nil {
+// renew files leases that nothing else changes with.
+func (s *Store) renew(leases []lease.Lease) {
+	var kbuf [17]byte
+	s.mu.Lock()
+	for i := range leases {
+		l := &leases[i]
+		record := s.encode(l)
+		s.recent.put(l.Addr.As16(), record)
+		s.ops = wal.AppendSet(s.ops, leaseKey(kbuf[:0], l.Addr), record)
+	}
+	s.wal.Append(s.ops)
+	enough := s.recent.len() >= maxRecent
+	s.mu.Unlock()
+	s.grown(enough)
+}
+
+// write makes the change, after which the leases of addresses are as Pebble has them.
+func (s *Store) write(addrs []netip.Addr) error {
+	s.mu.Lock()
+	err := s.db.Apply(s.batch, pebble.NoSync)
+	if err == nil {
+		s.wal.Append(s.ops)
+		for _, a := range addrs {
+			raw := a.As16()
+			s.recent.remove(raw)
+			if s.draining != nil {
+				s.draining.remove(raw)
+			}
+		}
+	}
+	s.mu.Unlock()
+	if err != nil {
 		return fmt.Errorf("lease database: %w", err)
 	}
-	s.mu.Lock()
-	s.dirty = true
-	s.mu.Unlock()
+	s.grown(false)
 	return nil
 }
 
@@ -470,6 +643,14 @@ func (s *Store) Old(before uint32, after []byte, limit int) ([]lease.Lease, []by
 		if l.Epoch >= before {
 			continue
 		}
+		if it.Key()[0] == tagLease {
+			if l, err = s.Lease(l.Addr); err != nil || l.Epoch >= before {
+				if err != nil && !errors.Is(err, lease.ErrNotFound) {
+					return nil, nil, err
+				}
+				continue // it was changed since
+			}
+		}
 		old = append(old, l)
 		if len(old) == limit {
 			return old, append([]byte(nil), it.Key()...), it.Error()
@@ -480,6 +661,9 @@ func (s *Store) Old(before uint32, after []byte, limit int) ([]lease.Lease, []by
 
 // Each implements lease.Store.
 func (s *Store) Each(f func(lease.Lease) error) error {
+	if err := s.settle(); err != nil {
+		return err
+	}
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{tagLease}, UpperBound: []byte{tagLease + 1}})
 	if err != nil {
 		return err
@@ -500,6 +684,9 @@ func (s *Store) Each(f func(lease.Lease) error) error {
 // scan calls f with up to limit keys, but for their first bytes, and values under a tag, those
 // after one. It returns the last, or nil at the end.
 func (s *Store) scan(tag byte, after []byte, limit int, f func(key, value []byte) error) (next []byte, err error) {
+	if err := s.settle(); err != nil {
+		return nil, err
+	}
 	lower := append([]byte{tag}, after...)
 	if after != nil {
 		lower = append(lower, 0)
@@ -562,50 +749,16 @@ func (s *Store) ScanKeys(after []byte, limit int, f func(idcodec.LookupKey, uint
 	})
 }
 
-// barrier is one synced write.
-type barrier struct {
-	once    sync.Once
-	batch   *pebble.Batch
-	err     error
-	settled atomic.Bool
-}
-
 // Barrier implements lease.Store. When nothing was written since the last
 // barrier it returns that one.
 func (s *Store) Barrier() lease.Barrier {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.dirty {
-		if s.last == nil {
-			return done{}
-		}
-		return s.last
+	if s.wal == nil {
+		return done{}
 	}
-	b := &barrier{batch: s.db.NewBatch()}
-	b.batch.LogData([]byte{0}, nil)
-	if err := s.db.ApplyNoSyncWait(b.batch, pebble.Sync); err != nil {
-		b.once.Do(func() { b.err = err })
-		b.settled.Store(true)
-		return b
-	}
-	s.dirty = false
-	s.last = b
-	return b
+	return s.wal.Barrier()
 }
 
-// Wait implements lease.Barrier.
-func (b *barrier) Wait() error {
-	b.once.Do(func() {
-		b.err = errors.Join(b.batch.SyncWait(), b.batch.Close())
-		b.batch = nil
-		b.settled.Store(true)
-	})
-	return b.err
-}
-
-// Settled implements lease.Barrier. It is so when somebody has waited.
-func (b *barrier) Settled() bool { return b.settled.Load() }
-
+// done is of a store that is not written.
 type done struct{}
 
 func (done) Wait() error   { return nil }
@@ -613,9 +766,19 @@ func (done) Settled() bool { return true }
 
 // Close makes everything durable and closes the database.
 func (s *Store) Close() error {
-	err := s.Barrier().Wait()
+	if s.wal == nil {
+		return errors.Join(s.batch.Close(), s.db.Close())
+	}
+	err := s.wal.Barrier().Wait()
+	s.hurry.Add(1)
+	close(s.stopping)
+	<-s.stopped
+	err = errors.Join(err, s.flush(), s.wal.Close())
 	close(s.closed)
-	return errors.Join(err, s.batch.Close(), s.db.Close(), s.syncer.Close())
+	if err = errors.Join(err, s.batch.Close(), s.db.Close()); err != nil {
+		return err // and the log has everything
+	}
+	return wal.Clear(filepath.Join(s.dir, "wal"))
 }
 
 // logger gives Pebble's messages to slog. Pebble calls Fatalf when it can no

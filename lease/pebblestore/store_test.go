@@ -4,20 +4,28 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2"
 
 	"brightgid/idcodec"
 	"brightgid/lease"
 	"brightgid/lease/index"
 	"brightgid/lease/leasetest"
+	"brightgid/lease/wal"
 )
 
 func TestConformance(t *testing.T) {
@@ -168,12 +176,19 @@ func crashWriter(dir string) {
 			fmt.Println(a.upTo)
 		}
 	}()
+	go func() { // what is in the log goes to where it belongs meanwhile
+		for {
+			fail(s.flush())
+			time.Sleep(3 * time.Millisecond)
+		}
+	}()
 	put := func(n uint64) {
 		l := crashLease(n)
 		fail(s.Apply(&lease.Update{
 			Put:     []lease.Lease{l},
 			Clients: []lease.ClientList{{Client: l.Client, Addrs: []netip.Addr{l.Addr}}},
 		}))
+		fail(s.Apply(&lease.Update{Put: []lease.Lease{crashRenewal(n)}}))
 	}
 	if n := s.Subscribers(); n > 0 {
 		put(n - 1) // the kill may have come after its registration and before its lease
@@ -196,6 +211,13 @@ func crashLease(n uint64) lease.Lease {
 	binary.BigEndian.PutUint64(b[8:], n)
 	l.Addr = netip.AddrFrom16(b)
 	l.Client.IAID = uint32(n)
+	return l
+}
+
+// crashRenewal is the lease after a renewal.
+func crashRenewal(n uint64) lease.Lease {
+	l := crashLease(n)
+	l.Updated = l.Updated.Add(time.Duration(n) * time.Second)
 	return l
 }
 
@@ -234,7 +256,10 @@ func TestKilledWriterLosesNothing(t *testing.T) {
 		if stderr.Len() > 0 {
 			t.Fatalf("the writer failed: %s", stderr.String())
 		}
-		s, err := Open(dir, Options{})
+		if left, err := wal.Exists(filepath.Join(dir, "wal")); err != nil || !left {
+			t.Fatalf("round %d: the kill has left a log: %v, %v", round, left, err)
+		}
+		s, err := Open(dir, Options{ReadOnly: round%2 == 0})
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
@@ -246,7 +271,7 @@ func TestKilledWriterLosesNothing(t *testing.T) {
 				t.Fatalf("round %d: subscriber %d: %d, %v", round, n, got, err)
 			}
 			l, err := s.Lease(crashLease(n).Addr)
-			if err != nil || l.Subscriber != n {
+			if err != nil || l.Subscriber != n || !l.Updated.Equal(crashRenewal(n).Updated) {
 				t.Fatalf("round %d: lease %d: %+v, %v", round, n, l, err)
 			}
 			if a, err := s.ByClient(nil, l.Client); err != nil || len(a) != 1 || a[0] != l.Addr {
@@ -260,5 +285,236 @@ func TestKilledWriterLosesNothing(t *testing.T) {
 	}
 	if total < 100 {
 		t.Fatalf("only %d records were acknowledged; the test shows nothing", total)
+	}
+}
+
+// older makes a database of a format that has all in Pebble and its log, as format 1 had.
+func older(t *testing.T, format byte) (dir string, l lease.Lease) {
+	t.Helper()
+	dir, l = t.TempDir(), leasetest.Lease(1, time.Unix(1e9, 0))
+	db, err := pebble.Open(dir, &pebble.Options{FormatMajorVersion: pebble.FormatNewest, Logger: logger{slog.New(slog.DiscardHandler)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range map[string][]byte{
+		string(keyFormat):                {format},
+		string(leaseKey(nil, l.Addr)):    lease.AppendRecord(nil, &l),
+		string(subscriberKey(nil, 6)):    append(make([]byte, 8), 1, 2, 3),
+		string(listKey(nil, 1)):          l.Addr.AsSlice(),
+		string(clientKey(nil, l.Client)): l.Addr.AsSlice(),
+	} {
+		if err := db.Set([]byte(key), value, pebble.Sync); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil { // which leaves all in Pebble's log
+		t.Fatal(err)
+	}
+	return dir, l
+}
+
+func TestFormat1IsReadAndBecomesFormat2(t *testing.T) {
+	dir, l := older(t, 1)
+	for _, o := range []Options{{ReadOnly: true}, {}, {}, {ReadOnly: true}} {
+		s, err := Open(dir, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Lease(l.Addr); err != nil || got.Subscriber != l.Subscriber || s.Subscribers() != 7 {
+			t.Errorf("%+v, %v; %d subscribers", got, err, s.Subscribers())
+		}
+		if !o.ReadOnly {
+			if got, err := s.get(keyFormat); err != nil || got[0] != 2 {
+				t.Errorf("format %v, %v", got, err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestALaterFormatIsRefused(t *testing.T) {
+	dir, _ := older(t, 3)
+	for _, o := range []Options{{ReadOnly: true}, {}} {
+		if s, err := Open(dir, o); err == nil || !strings.Contains(err.Error(), "format 03") {
+			t.Errorf("%+v: %v", s, err)
+		}
+	}
+}
+
+// A log that cannot be read is not passed over.
+func TestADamagedLogIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := wal.New(filepath.Join(dir, "wal"), wal.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		l.Append([]byte("no operation"))
+		if err := l.Barrier().Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []Options{{ReadOnly: true}, {}} {
+		if _, err := Open(dir, o); !errors.Is(err, wal.ErrDamaged) || !strings.Contains(err.Error(), ".wal: frame 1") {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+// A closed database has no log: all is where it belongs.
+func TestCloseLeavesNoLog(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Apply(&lease.Update{Put: []lease.Lease{leasetest.Lease(1, time.Unix(1e9, 0))}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, "wal")); err != nil || len(left) != 0 {
+		t.Errorf("the log's directory has %v, %v", left, err)
+	}
+	// As when only Pebble knew it.
+	if err := os.Remove(filepath.Join(dir, "wal")); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Open(dir, Options{ReadOnly: true}); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Lease(leasetest.Lease(1, time.Time{}).Addr); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whatever changes, and wherever it is meanwhile, all reads say the same as a store that is nothing
+// but maps would.
+func TestReadsWhereverALeaseIs(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := s.flush(); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	rng := rand.New(rand.NewPCG(1, 2))
+	t0 := time.Unix(1e9, 0).UTC()
+	const addrs = 300
+	newest := make(map[int]lease.Lease)
+	ended := make(map[int][]lease.Lease)
+	starts := func(l []lease.Lease) (out []int64) {
+		for i := range l {
+			out = append(out, l[i].Start.Unix(), l[i].Updated.Unix())
+		}
+		return out
+	}
+	renewals, moves := 0, 0
+	for i := range 4000 {
+		now := t0.Add(time.Duration(i) * time.Second)
+		n := rng.IntN(addrs)
+		l, known := newest[n]
+		var u lease.Update
+		switch k := rng.IntN(20); {
+		case !known || k == 0: // another interval
+			if known {
+				u.Archive = append(u.Archive, l)
+				ended[n] = append(ended[n], l)
+			}
+			l = leasetest.Lease(n, now)
+			l.Epoch = uint32(i / 500)
+			u.Put = append(u.Put, l)
+			u.Clients = []lease.ClientList{{Client: l.Client, Addrs: []netip.Addr{l.Addr}}}
+			newest[n] = l
+			moves++
+		case k == 1: // it is forgotten, the ended ones before it as well
+			u.Delete = append(append(u.Delete, l), ended[n]...)
+			delete(newest, n)
+			delete(ended, n)
+		default:
+			l.Updated = now
+			if k == 2 { // the record is of another length
+				l.Anchor.LinkLayer = make([]byte, rng.IntN(9))
+			}
+			u.Put = append(u.Put, l)
+			newest[n] = l
+			renewals++
+		}
+		if err := s.Apply(&u); err != nil {
+			t.Fatal(err)
+		}
+		addr := leasetest.Lease(n, t0).Addr
+		want := slices.Clone(ended[n])
+		slices.Reverse(want)
+		if l, ok := newest[n]; ok {
+			want = append([]lease.Lease{l}, want...)
+		}
+		if got, err := s.History(nil, addr); err != nil || !slices.Equal(starts(got), starts(want)) {
+			t.Fatalf("step %d: History = %v, %v; want %v", i, starts(got), err, starts(want))
+		}
+		if i%40 != 0 {
+			continue
+		}
+		seen := 0
+		if err := s.Each(func(l lease.Lease) error {
+			n := int(l.Addr.As16()[14])<<8 | int(l.Addr.As16()[15])
+			if seen++; !newest[n].Updated.Equal(l.Updated) {
+				return fmt.Errorf("lease %d was changed at %s, not %s", n, newest[n].Updated, l.Updated)
+			}
+			return nil
+		}); err != nil || seen != len(newest) {
+			t.Fatalf("step %d: %d leases, %v; want %d", i, seen, err, len(newest))
+		}
+		within, err := s.Within(nil, netip.PrefixFrom(addr, 64), t0, now, addrs)
+		if err != nil || len(within) != len(newest) {
+			t.Fatalf("step %d: %d addresses, %v; want %d", i, len(within), err, len(newest))
+		}
+		before := uint32(i/500) / 2
+		old, _, err := s.Old(before, nil, addrs*100)
+		want = nil
+		for n, l := range newest {
+			for _, l := range append(slices.Clone(ended[n]), l) {
+				if l.Epoch < before {
+					want = append(want, l)
+				}
+			}
+		}
+		if err != nil || len(old) != len(want) {
+			t.Fatalf("step %d: %d are old, %v; want %d", i, len(old), err, len(want))
+		}
+	}
+	close(stop)
+	<-stopped
+	if renewals < 1000 || moves < 100 {
+		t.Errorf("%d renewals and %d intervals show little", renewals, moves)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
