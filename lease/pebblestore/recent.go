@@ -13,9 +13,13 @@ type table struct {
 	places map[[16]byte]place
 	order  [][16]byte
 	chunks [][]byte
-	chunk  int // that is being filled
-	given  int // of order, which Pebble has
+	chunk  int   // that is being filled
+	runs   []run // of order, the first address of each being the least of the first run's
+	sorted int   // how much of order is in runs
 }
+
+// run is a part of the order that is sorted, but for what Pebble has of it.
+type run [][16]byte
 
 // place is where a record is.
 type place struct {
@@ -66,27 +70,87 @@ func (t *table) remove(addr [16]byte) { delete(t.places, addr) }
 // reset empties the table and keeps its memory.
 func (t *table) reset() {
 	clear(t.places)
-	t.order, t.chunk, t.given = t.order[:0], 0, 0
+	t.order, t.runs, t.chunk, t.sorted = t.order[:0], t.runs[:0], 0, 0
 	for i := range t.chunks {
 		t.chunks[i] = t.chunks[i][:0]
 	}
 }
 
-// give writes up to n of the records, those that came first, and reports whether there are more.
+// again has be given again what was.
+func (t *table) again() { t.runs, t.sorted = t.runs[:0], 0 }
+
+// sortLen is how many addresses are sorted at once, which takes less than a millisecond.
+const sortLen = 4096
+
+// sort sorts some of the addresses, and reports whether there are more. What is put into the
+// table after the first call is not seen.
+func (t *table) sort() (more bool) {
+	r := run(t.order[t.sorted:min(t.sorted+sortLen, len(t.order))])
+	t.sorted += len(r)
+	slices.SortFunc(r, func(a, b [16]byte) int { return bytes.Compare(a[:], b[:]) })
+	if len(r) > 0 {
+		t.runs = append(t.runs, r)
+		t.up(len(t.runs) - 1)
+	}
+	return t.sorted < len(t.order)
+}
+
+// The runs are a heap by their first addresses.
+func (t *table) less(i, j int) bool { return bytes.Compare(t.runs[i][0][:], t.runs[j][0][:]) < 0 }
+
+func (t *table) up(i int) {
+	for i > 0 && t.less(i, (i-1)/2) {
+		t.runs[i], t.runs[(i-1)/2] = t.runs[(i-1)/2], t.runs[i]
+		i = (i - 1) / 2
+	}
+}
+
+func (t *table) down() {
+	for i := 0; ; {
+		least := i
+		for j := 2*i + 1; j <= 2*i+2 && j < len(t.runs); j++ {
+			if t.less(j, least) {
+				least = j
+			}
+		}
+		if least == i {
+			return
+		}
+		t.runs[i], t.runs[least] = t.runs[least], t.runs[i]
+		i = least
+	}
+}
+
+// next returns the least address that was sorted and not returned.
+func (t *table) next() (addr [16]byte, ok bool) {
+	if len(t.runs) == 0 {
+		return addr, false
+	}
+	addr = t.runs[0][0]
+	if t.runs[0] = t.runs[0][1:]; len(t.runs[0]) == 0 {
+		last := len(t.runs) - 1
+		t.runs[0], t.runs = t.runs[last], t.runs[:last]
+	}
+	t.down()
+	return addr, true
+}
+
+// give writes up to n of the records in the order of their addresses, which costs Pebble least,
+// and reports whether there are more. All have to be sorted.
 func (t *table) give(batch *pebble.Batch, n int) (more bool) {
-	some := t.order[t.given:min(t.given+n, len(t.order))]
-	t.given += len(some)
-	// In their order it costs Pebble less.
-	slices.SortFunc(some, func(a, b [16]byte) int { return bytes.Compare(a[:], b[:]) })
 	var key [17]byte
 	key[0] = tagLease
-	for i := range some {
-		if record, ok := t.get(some[i]); ok { // else it was removed
-			copy(key[1:], some[i][:])
+	for range n {
+		addr, ok := t.next()
+		if !ok {
+			return false
+		}
+		if record, ok := t.get(addr); ok { // else it was removed
+			copy(key[1:], addr[:])
 			batch.Set(key[:], record, nil)
 		}
 	}
-	return t.given < len(t.order)
+	return true
 }
 
 // atOnce is how many leases are given to Pebble while others wait, and restFor for how many times
@@ -128,6 +192,11 @@ func (s *Store) giveRest() error {
 	if s.draining == nil {
 		return nil
 	}
+	for more := true; more; {
+		began := time.Now()
+		more = s.draining.sort() // nobody else looks at the order
+		s.restUnlessBehind(time.Since(began))
+	}
 	batch := s.db.NewBatch()
 	defer batch.Close()
 	for more := true; more; {
@@ -137,22 +206,31 @@ func (s *Store) giveRest() error {
 		err := s.db.Apply(batch, pebble.NoSync)
 		switch {
 		case err != nil:
-			s.draining.given = 0
+			s.draining.again()
 		case !more:
 			s.draining.reset()
 			s.draining, s.empty = nil, s.draining
 		}
-		behind := s.recent.len() > 2*maxRecent
 		s.mu.Unlock()
 		if err != nil {
 			return err
 		}
 		batch.Reset()
-		if more && !behind && s.wal.Size() < 2*maxLog {
-			s.rest(time.Since(began))
+		if more {
+			s.restUnlessBehind(time.Since(began))
 		}
 	}
 	return nil
+}
+
+// restUnlessBehind is rest unless leases come faster than they go.
+func (s *Store) restUnlessBehind(took time.Duration) {
+	s.mu.RLock()
+	behind := s.recent.len() > 2*maxRecent
+	s.mu.RUnlock()
+	if !behind && s.wal.Size() < 2*maxLog {
+		s.rest(took)
+	}
 }
 
 // grown has a checkpoint made if it is time.

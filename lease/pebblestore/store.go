@@ -54,7 +54,7 @@ const DefaultReserve = 64 << 20
 // When the log has so many bytes, or so many leases wait for Pebble, they are given to it.
 const (
 	maxLog    = 64 << 20
-	maxRecent = 1 << 18
+	maxRecent = 1 << 19
 )
 
 // smallLog is when a process has been so busy for the first time that a file is written ahead.
