@@ -355,7 +355,7 @@ func TestPrepare(t *testing.T) {
 	if err := l.Prepare(3<<20, count); err != nil {
 		t.Fatal(err)
 	}
-	if got := size(t, filepath.Join(dir, spareName)); got != 3<<20 || steps != 3 {
+	if got := size(t, filepath.Join(dir, spareName)); got != 3<<20 || steps != 3<<20/step {
 		t.Errorf("%d bytes were written ahead in %d steps", got, steps)
 	}
 	before := cut(t, l)

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"brightgid/internal/netlab"
 )
 
@@ -190,6 +192,7 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 		s.p99 = append(s.p99, milliseconds(r.Percentile(0.99)))
 	}
 	var few, many measured // of the echo, with as many open as the servers
+	var disk measured
 	for b.Loop() {
 		for round := range rounds {
 			for _, s := range servers {
@@ -212,6 +215,7 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 					size := (r.RequestSize + r.ReplySize) / 2
 					echoes(&few, open, size)
 					echoes(&many, manyOpen, size)
+					must(syncs(isp.Path("state"), &disk))
 				}
 			}
 		}
@@ -237,8 +241,11 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 		}
 	}
 	b.ReportMetric(median(few.p99), "echo-half-load-p99-ms")
+	b.ReportMetric(median(disk.p50), "fdatasync-p50-ms")
+	b.ReportMetric(median(disk.p99), "fdatasync-p99-ms")
 	b.ReportMetric(median(gid.known.p99), "known-p99-ms")
 	b.ReportMetric(median(gid.knownHalf.p99), "known-half-load-p99-ms")
+	b.ReportMetric(median(gid.writtenHalf.p50), "written-half-load-p50-ms")
 	b.ReportMetric(median(gid.writtenHalf.p99), "written-half-load-p99-ms")
 	b.ReportMetric(2*median(gid.knownMany.rate)/median(many.rate), fmt.Sprintf("known-messages/echoes-%d-open", manyOpen))
 	b.ReportMetric(2*median(gid.writtenMany.rate)/median(many.rate), fmt.Sprintf("written-messages/echoes-%d-open", manyOpen))
@@ -259,7 +266,7 @@ type rival struct {
 
 // measured is what came of loads of one kind, a round each: how many a second, how much processor
 // time each took, in µs, and the 99th percentile of how long they took, in ms.
-type measured struct{ rate, cpu, p99 []float64 }
+type measured struct{ rate, cpu, p50, p99 []float64 }
 
 func (m *measured) last() float64 { return m.rate[len(m.rate)-1] }
 
@@ -267,7 +274,42 @@ func (m *measured) add(r *netlab.Result, used time.Duration) {
 	n := float64(r.Exchanges)
 	m.rate = append(m.rate, n/r.Elapsed.Seconds())
 	m.cpu = append(m.cpu, float64(used.Microseconds())/n)
+	m.p50 = append(m.p50, milliseconds(r.Percentile(0.5)))
 	m.p99 = append(m.p99, milliseconds(r.Percentile(0.99)))
+}
+
+// syncs measures how long the disk takes to have 4 KiB, one write after another in a file that was
+// written before, as a server's log is.
+func syncs(dir string, m *measured) error {
+	const count = 1000
+	f, err := os.CreateTemp(dir, "syncs")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	page := make([]byte, 4096)
+	if _, err := f.Write(make([]byte, count*len(page))); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	took := make([]time.Duration, count)
+	for i := range took {
+		began := time.Now()
+		if _, err := f.WriteAt(page, int64(i*len(page))); err != nil {
+			return err
+		}
+		if err := unix.Fdatasync(int(f.Fd())); err != nil {
+			return err
+		}
+		took[i] = time.Since(began)
+	}
+	slices.Sort(took)
+	m.p50 = append(m.p50, milliseconds(took[count/2]))
+	m.p99 = append(m.p99, milliseconds(took[count*99/100]))
+	return nil
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
