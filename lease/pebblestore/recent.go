@@ -181,12 +181,12 @@ func (s *Store) give() error {
 		return err
 	}
 	s.mu.Lock()
-	s.draining, s.recent, s.empty = s.recent, s.empty, nil
+	s.draining, s.recent = s.recent, s.empty
 	s.mu.Unlock()
 	return s.giveRest()
 }
 
-// giveRest gives Pebble what is in the table for that, some leases at a time. It rests between
+// giveRest gives Pebble what is in the table that is drained, some leases at a time. It rests between
 // unless somebody waits, so that clients hardly do.
 func (s *Store) giveRest() error {
 	if s.draining == nil {
@@ -202,22 +202,24 @@ func (s *Store) giveRest() error {
 	for more := true; more; {
 		began := time.Now()
 		s.mu.Lock()
-		more = s.draining.give(batch, atOnce)
+		t := s.draining
+		more = t.give(batch, atOnce)
 		err := s.db.Apply(batch, pebble.NoSync)
 		switch {
 		case err != nil:
-			s.draining.again()
+			t.again()
 		case !more:
-			s.draining.reset()
-			s.draining, s.empty = nil, s.draining
+			s.draining = nil
 		}
 		s.mu.Unlock()
 		if err != nil {
 			return err
 		}
-		batch.Reset()
-		if more {
+		if batch.Reset(); more {
 			s.restUnlessBehind(time.Since(began))
+		} else {
+			t.reset()
+			s.empty = t
 		}
 	}
 	return nil
@@ -248,16 +250,38 @@ func (s *Store) grown(enough bool) {
 // checkpoints makes checkpoints when they are due.
 func (s *Store) checkpoints() {
 	defer close(s.stopped)
+	day := time.NewTicker(24 * time.Hour)
+	defer day.Stop()
 	for {
+		var err error
 		select {
 		case <-s.stopping:
 			return
 		case <-s.wake:
+			err = s.checkpoint()
+		case <-day.C:
+			err = s.tidy()
 		}
-		if err := s.checkpoint(); err != nil {
+		if err != nil {
 			s.log.Error("what is in the lease database's log could not be written to where it belongs; the log is kept and grows", "error", err)
+			select {
+			case <-s.stopping:
+				return
+			case <-time.After(time.Second):
+			}
 		}
 	}
+}
+
+// tidy has the log of a server that is not busy not keep for long what is to be forgotten.
+func (s *Store) tidy() error {
+	quiet := s.wal.Size() < smallLog
+	err := s.flush()
+	if err == nil && quiet {
+		err = s.wal.Discard()
+		s.prepared.Store(false)
+	}
+	return err
 }
 
 // checkpoint has Pebble durably write all that the log has so far, which is removed.

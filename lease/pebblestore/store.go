@@ -75,14 +75,15 @@ type Store struct {
 	mu       sync.RWMutex // guards what follows, and that it and Pebble go together
 	recent   *table       // leases that the log has and Pebble has not
 	draining *table       // those that are being given to it; nil if none are
-	empty    *table       // what recent will be then
 
-	prepared atomic.Bool  // the log's next file has been written ahead, or need not be
-	drain    sync.Mutex   // held while they are
-	hurry    atomic.Int32 // who waits until they are
-	wake     chan struct{}
+	drain sync.Mutex   // held while leases are given to Pebble
+	empty *table       // what recent will be when it is drained the next time
+	hurry atomic.Int32 // who waits until they are
+
+	prepared atomic.Bool   // the log's next file was written ahead, or need not be
+	wake     chan struct{} // a checkpoint is due
 	stopping chan struct{}
-	stopped  chan struct{}
+	stopped  chan struct{} // no more are made
 
 	full   atomic.Bool
 	bits   atomic.Pointer[[]uint8] // lengths of prefixes, the longest first
@@ -103,7 +104,7 @@ func Open(dir string, o Options) (*Store, error) {
 		o.Reserve = DefaultReserve
 	}
 	if !o.ReadOnly {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := makeDir(dir); err != nil {
 			return nil, fmt.Errorf("lease database: %w", err)
 		}
 	}
@@ -113,7 +114,7 @@ func Open(dir string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("lease database %s: %w", dir, err)
 	}
 	if o.ReadOnly && left {
-		if err := recover(dir, o); err != nil {
+		if err := recoverFirst(dir, o); err != nil {
 			return nil, err
 		}
 	}
@@ -159,12 +160,28 @@ func Open(dir string, o Options) (*Store, error) {
 	return s, nil
 }
 
-// recover opens a database that a process has left which did not close it, and closes it.
-func recover(dir string, o Options) error {
+// makeDir makes a directory that is still there after a power cut.
+func makeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	parent, err := vfs.Default.OpenDir(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	return errors.Join(parent.Sync(), parent.Close())
+}
+
+// recoverFirst opens a database for writing that a process has left which did not close it, and
+// closes it.
+func recoverFirst(dir string, o Options) error {
 	o.ReadOnly = false
 	s, err := Open(dir, o)
-	if err != nil {
-		return fmt.Errorf("it was not closed and has to be recovered first: %w", err)
+	switch {
+	case errors.Is(err, ErrInUse):
+		return err
+	case err != nil:
+		return fmt.Errorf("it was not closed and has to be recovered before it can be read: %w", err)
 	}
 	return s.Close()
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
@@ -399,6 +400,56 @@ func TestCloseLeavesNoLog(t *testing.T) {
 	defer s.Close()
 	if _, err := s.Lease(leasetest.Lease(1, time.Time{}).Addr); err != nil {
 		t.Error(err)
+	}
+}
+
+// What is forgotten is not in the log of a quiet server for ever.
+func TestTheLogIsTidied(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	l := leasetest.Lease(1, time.Unix(1e9, 0))
+	l.Client.DUID = []byte("whom nobody remembers")
+	inLog := func() bool {
+		t.Helper()
+		found := false
+		if err := filepath.WalkDir(filepath.Join(dir, "wal"), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			found = found || bytes.Contains(b, l.Client.DUID)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	for range 2 { // a file that is kept for the next is another case than none
+		if err := s.Apply(&lease.Update{Put: []lease.Lease{l}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Barrier().Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if !inLog() {
+			t.Fatal("the log does not have the lease")
+		}
+		if err := s.Apply(&lease.Update{Delete: []lease.Lease{l}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.tidy(); err != nil {
+			t.Fatal(err)
+		}
+		if inLog() {
+			t.Fatal("the log has what is forgotten")
+		}
+		if err := s.wal.Prepare(maxLog, s.rest); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -81,6 +81,9 @@ func New(dir string, o Options) (*Log, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("write-ahead log: %w", err)
 	}
+	if err := syncDir(filepath.Dir(dir)); err != nil { // or the directory might be gone with the power
+		return nil, fmt.Errorf("write-ahead log: %w", err)
+	}
 	l := &Log{dir: dir, o: o, watched: make(chan struct{}), pending: make([]byte, headLen, 64<<10)}
 	l.ended = sync.NewCond(&l.mu)
 	switch exists, err := Exists(dir); {
@@ -356,6 +359,21 @@ func (l *Log) Remove(n int) error {
 			l.spare = true
 			l.mu.Unlock()
 		}
+	}
+	return nil
+}
+
+// Discard removes what is kept of a file for the next. It must not be called beside Cut, Prepare or
+// Remove.
+func (l *Log) Discard() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.spare {
+		return nil
+	}
+	l.spare = false
+	if err := os.Remove(filepath.Join(l.dir, spareName)); err != nil {
+		return fmt.Errorf("write-ahead log: %w", err)
 	}
 	return nil
 }

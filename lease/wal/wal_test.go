@@ -374,6 +374,14 @@ func TestPrepare(t *testing.T) {
 	if err := l.Prepare(1<<62, count); err != nil || steps != 1 {
 		t.Errorf("%d steps where there is no room, %v", steps, err)
 	}
+	for range 2 {
+		if err := l.Discard(); err != nil {
+			t.Fatal(err)
+		}
+		if names := files(t, dir); !slices.Equal(names, []string{nameOf(3)}) {
+			t.Errorf("after what was kept is discarded there are %v", names)
+		}
+	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
