@@ -160,6 +160,10 @@ const (
 	restFor = 4
 )
 
+// prepareEvery is how long the disk has between the parts of a file that is written ahead, which
+// takes half a minute for all.
+const prepareEvery = 100 * time.Millisecond
+
 // settle gives Pebble all that it has not, for who reads what is in order.
 func (s *Store) settle() error {
 	s.mu.RLock()
@@ -287,7 +291,7 @@ func (s *Store) tidy() error {
 // checkpoint has Pebble durably write all that the log has so far, which is removed.
 func (s *Store) checkpoint() error {
 	s.prepared.Store(true)
-	if err := s.wal.Prepare(maxLog, s.rest); err != nil {
+	if err := s.wal.Prepare(maxLog, s.pause); err != nil {
 		s.log.Warn("the next file of the lease database's log is not written ahead, which makes its syncs slower", "error", err)
 	}
 	return s.flush()
@@ -300,6 +304,11 @@ func (s *Store) rest(took time.Duration) bool {
 	}
 	time.Sleep(restFor * took)
 	return true
+}
+
+// pause is rest for what keeps not the processor but the disk from others, and is in no hurry.
+func (s *Store) pause(took time.Duration) bool {
+	return s.rest(max(took, prepareEvery/restFor))
 }
 
 // flush is a checkpoint without regard to the next.

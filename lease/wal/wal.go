@@ -194,8 +194,17 @@ func (l *Log) full(err error) bool {
 	if l.o.Full == nil || !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 		return false
 	}
+	if l.spare && l.discard() == nil {
+		return true
+	}
 	l.o.Full()
 	return true
+}
+
+// discard removes what is kept of a file for the next.
+func (l *Log) discard() error {
+	l.spare = false
+	return os.Remove(filepath.Join(l.dir, spareName))
 }
 
 func (l *Log) fail(err error) {
@@ -371,15 +380,15 @@ func (l *Log) Discard() error {
 	if !l.spare {
 		return nil
 	}
-	l.spare = false
-	if err := os.Remove(filepath.Join(l.dir, spareName)); err != nil {
+	if err := l.discard(); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
 	return nil
 }
 
-// step is how much of a file is written ahead at once.
-const step = 1 << 20
+// step is how much of a file is written ahead at once, and made durable, so that no sync of what
+// somebody waits for finds it unwritten.
+const step = 256 << 10
 
 // Prepare makes the file that comes after the next [Log.Cut], or what is kept for it of one that
 // was removed, size bytes long, so that a sync has nothing to do there but to write what is new.
@@ -387,13 +396,6 @@ const step = 1 << 20
 // does nothing if that would take more than a quarter of the free space. It must not be called
 // beside Cut or Remove.
 func (l *Log) Prepare(size int64, on func(took time.Duration) bool) error {
-	path := filepath.Join(l.dir, spareName)
-	l.mu.Lock()
-	flags := os.O_WRONLY | os.O_CREATE | os.O_TRUNC
-	if l.spare {
-		flags = os.O_WRONLY
-	}
-	l.mu.Unlock()
 	var disk unix.Statfs_t
 	if err := unix.Statfs(l.dir, &disk); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
@@ -401,12 +403,19 @@ func (l *Log) Prepare(size int64, on func(took time.Duration) bool) error {
 	if int64(disk.Bavail)*disk.Bsize/4 < size {
 		return nil
 	}
+	path, flags := filepath.Join(l.dir, spareName), os.O_WRONLY|os.O_CREATE
+	l.mu.Lock()
+	if !l.spare {
+		flags |= os.O_TRUNC
+	}
+	l.spare = false // until it is done
+	l.mu.Unlock()
 	f, err := os.OpenFile(path, flags, 0o600)
 	if err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
 	}
 	if err := errors.Join(extend(f, size, on), f.Close()); err != nil {
-		return fmt.Errorf("write-ahead log: %w", err)
+		return fmt.Errorf("write-ahead log: %w", errors.Join(err, os.Remove(path)))
 	}
 	l.mu.Lock()
 	l.spare = true
@@ -426,16 +435,14 @@ func extend(f *os.File, size int64, on func(took time.Duration) bool) error {
 		if _, err := f.WriteAt(zeros, at); err != nil {
 			return err
 		}
-		// It need not be durable yet, but should not be much that a sync finds unwritten.
-		const now = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
-		if err := unix.SyncFileRange(int(f.Fd()), at, step, now); err != nil {
+		if err := f.Sync(); err != nil {
 			return err
 		}
 		if !on(time.Since(began)) {
 			break
 		}
 	}
-	return f.Sync()
+	return nil
 }
 
 // Close makes everything durable and closes the log. Nothing may be called after it.

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // opened returns a log in a directory that is its alone.
@@ -500,6 +502,35 @@ func TestFailure(t *testing.T) {
 	if err := l.Close(); err == nil {
 		t.Error("a log that has failed was closed without an error")
 	}
+}
+
+// A disk that is full is waited for, and what is kept for the next file makes room first.
+func TestFullDisk(t *testing.T) {
+	waited := 0
+	l, dir := opened(t, Options{Full: func() { waited++ }})
+	put(t, l, 0)
+	if err := l.Prepare(step, func(time.Duration) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	for i, err := range []error{unix.ENOSPC, &fs.PathError{Op: "write", Err: unix.EDQUOT}} {
+		l.mu.Lock()
+		again := l.full(err)
+		l.mu.Unlock()
+		if !again || waited != i {
+			t.Errorf("%v: try again %v, waited %d times", err, again, waited)
+		}
+		if names := files(t, dir); !slices.Equal(names, []string{nameOf(1)}) {
+			t.Errorf("%v: files %v", err, names)
+		}
+	}
+	if l.full(unix.EIO) {
+		t.Error("an error of the disk is waited for")
+	}
+	put(t, l, 1)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	has(t, dir, 0, 2)
 }
 
 // What is more than waits is written without being waited for, and is there all the same.
