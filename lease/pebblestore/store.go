@@ -162,6 +162,9 @@ func Open(dir string, o Options) (*Store, error) {
 
 // makeDir makes a directory that is still there after a power cut.
 func makeDir(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}

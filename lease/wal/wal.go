@@ -50,7 +50,7 @@ type Log struct {
 	watched chan struct{} // closed when nothing waits for the syncer any more
 
 	mu      sync.Mutex
-	ended   *sync.Cond // a sync has, or the log has failed
+	ended   *sync.Cond // a sync has, or a wait for space, or the log has failed
 	file    *os.File
 	before  *os.File // of the sync that is under way, if that is another
 	salt    uint32   // the CRC of the file's
@@ -58,10 +58,12 @@ type Log struct {
 	spare   bool
 	offset  int64
 	pending []byte // the frame that is next, with room for its head
+	written []byte // the one before it
 	number  uint64 // of the last frame that was written
 	begun   uint64 // up to which frame the sync that is under way goes
 	wanted  uint64 // up to which frame somebody waits
 	syncing bool
+	stuck   bool // somebody writes, without the lock: the disk is full
 	err     error
 	last    *Barrier
 
@@ -160,7 +162,7 @@ func (l *Log) Append(operations []byte) {
 	defer l.mu.Unlock()
 	l.pending = append(l.pending, operations...)
 	l.size.Add(int64(len(operations)))
-	if len(l.pending) > maxPending {
+	if len(l.pending) > maxPending && !l.stuck {
 		l.write()
 	}
 }
@@ -170,26 +172,26 @@ func (l *Log) Size() int64 { return l.size.Load() }
 
 // write writes the frame that is next.
 func (l *Log) write() {
+	frame := l.pending
+	l.pending, l.written = append(l.written[:0], frame[:headLen]...), frame
 	if l.err != nil {
-		l.pending = l.pending[:headLen]
 		return
 	}
-	seal(l.pending, l.salt, l.number+1, l.synced.Load())
-	for written := 0; written < len(l.pending); {
-		n, err := l.file.WriteAt(l.pending[written:], l.offset)
-		written += n
+	l.number++
+	seal(frame, l.salt, l.number, l.synced.Load())
+	for len(frame) > 0 {
+		n, err := l.file.WriteAt(frame, l.offset)
+		frame = frame[n:]
 		l.offset += int64(n)
 		if err != nil && !l.full(err) {
 			l.fail(err)
-			break
+			return
 		}
 	}
-	l.number++
-	l.pending = l.pending[:headLen]
 }
 
 // full reports whether an error is that the disk is full, and if so returns when it is worth
-// another try.
+// another try. Others may append and take barriers meanwhile.
 func (l *Log) full(err error) bool {
 	if l.o.Full == nil || !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 		return false
@@ -197,7 +199,12 @@ func (l *Log) full(err error) bool {
 	if l.spare && l.discard() == nil {
 		return true
 	}
+	l.stuck = true
+	l.mu.Unlock()
 	l.o.Full()
+	l.mu.Lock()
+	l.stuck = false
+	l.ended.Broadcast()
 	return true
 }
 
@@ -256,7 +263,7 @@ func (l *Log) look() {
 		l.synced.Store(l.begun)
 		l.ended.Broadcast()
 	}
-	if l.wanted > l.synced.Load() {
+	if l.wanted > l.synced.Load() && !l.stuck {
 		l.begin()
 	}
 }
@@ -294,11 +301,12 @@ func (b *Barrier) Wait() error {
 	defer l.mu.Unlock()
 	l.look()
 	l.wanted = max(l.wanted, b.number)
-	if !l.syncing && !b.Settled() {
-		l.begin()
-	}
 	for !b.Settled() && l.err == nil {
-		l.ended.Wait()
+		if l.syncing || l.stuck {
+			l.ended.Wait()
+		} else {
+			l.begin()
+		}
 	}
 	if b.Settled() {
 		return nil
@@ -314,10 +322,13 @@ func (b *Barrier) Settled() bool { return b.log.synced.Load() >= b.number }
 func (l *Log) Cut() (files int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for l.stuck {
+		l.ended.Wait()
+	}
 	if l.offset == int64(startLen) && len(l.pending) == headLen {
 		return len(l.files) - 1, l.err
 	}
-	if len(l.pending) > headLen {
+	for len(l.pending) > headLen && l.err == nil { // others may append while the disk is full
 		l.write()
 	}
 	l.write() // with nothing in it, which is the end

@@ -533,6 +533,79 @@ func TestFullDisk(t *testing.T) {
 	has(t, dir, 0, 2)
 }
 
+// While one waits for space others append, take barriers and wait, and all is written in the end,
+// be it one who waits for a barrier or one who cuts.
+func TestOthersGoOnWhileTheDiskIsFull(t *testing.T) {
+	for _, cutFirst := range []bool{false, true} {
+		t.Run(fmt.Sprint("cut first ", cutFirst), func(t *testing.T) { othersGoOn(t, cutFirst) })
+	}
+}
+
+func othersGoOn(t *testing.T, cutFirst bool) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	l, dir := opened(t, Options{Full: func() {
+		entered <- struct{}{}
+		<-release
+	}})
+	put(t, l, 0)
+	none, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer none.Close()
+	l.mu.Lock()
+	disk := l.file
+	l.file = none
+	l.mu.Unlock()
+	results := make(chan error, 3)
+	wait := func(n int) {
+		l.Append(record(n))
+		b := l.Barrier()
+		go func() { results <- b.Wait() }()
+	}
+	cut := func() {
+		_, err := l.Cut()
+		results <- err
+	}
+	if cutFirst {
+		l.Append(record(1))
+		go cut()
+		<-entered
+		wait(2)
+		l.Append(record(3))
+		go func() { results <- l.Barrier().Wait() }()
+	} else {
+		wait(1)
+		<-entered
+		wait(2)
+		l.Append(record(3))
+		go cut()
+	}
+	select {
+	case err := <-results:
+		t.Fatalf("something was durable on a full disk, %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	l.mu.Lock()
+	l.file = disk
+	l.mu.Unlock()
+	close(release)
+	for range cap(results) {
+		select {
+		case err := <-results:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("somebody waits for ever")
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	has(t, dir, 0, 4)
+}
+
 // What is more than waits is written without being waited for, and is there all the same.
 func TestMuchAtOnce(t *testing.T) {
 	l, dir := opened(t, Options{})
