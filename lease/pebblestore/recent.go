@@ -306,9 +306,13 @@ func (s *Store) rest(took time.Duration) bool {
 	return true
 }
 
-// pause is rest for what keeps not the processor but the disk from others, and is in no hurry.
+// pause is rest for what keeps not the processor but the disk from others, and is in no hurry
+// unless a checkpoint is due.
 func (s *Store) pause(took time.Duration) bool {
-	return s.rest(max(took, prepareEvery/restFor))
+	s.mu.RLock()
+	due := s.recent.len() >= maxRecent
+	s.mu.RUnlock()
+	return !due && s.wal.Size() < maxLog && s.rest(max(took, prepareEvery/restFor))
 }
 
 // flush is a checkpoint without regard to the next.

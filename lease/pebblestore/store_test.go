@@ -403,6 +403,41 @@ func TestCloseLeavesNoLog(t *testing.T) {
 	}
 }
 
+// When the log has become long, what is in it goes to where it belongs, without being told to.
+func TestCheckpointsComeByThemselves(t *testing.T) {
+	s, err := Open(t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	s.hurry.Add(1) // so that the next file is not written ahead for half a minute
+	n := uint64(0)
+	for ; s.wal.Size() < smallLog; n++ {
+		if err := s.Apply(&lease.Update{Put: []lease.Lease{crashRenewal(n)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waiting := func() int {
+		s.mu.RLock()
+		defer s.mu.RUnlock()
+		if s.draining != nil {
+			return s.draining.len()
+		}
+		return s.recent.len()
+	}
+	for deadline := time.Now().Add(30 * time.Second); waiting() > 0 || s.wal.Size() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d leases wait, and the log has %d bytes", waiting(), s.wal.Size())
+		}
+	}
+	for i := range n {
+		var buf [17]byte
+		if err := s.view(leaseKey(buf[:0], crashLease(i).Addr), func([]byte) error { return nil }); err != nil {
+			t.Fatalf("lease %d of %d is not in Pebble: %v", i, n, err)
+		}
+	}
+}
+
 // What is forgotten is not in the log of a quiet server for ever.
 func TestTheLogIsTidied(t *testing.T) {
 	dir := t.TempDir()
