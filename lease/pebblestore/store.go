@@ -9,6 +9,10 @@
 // Pebble (recent.go) and comes to it later, once for all renewals of the lease meanwhile and
 // together with others: what goes into Pebble is sorted in memory, written, and rewritten some
 // times, for each of which a renewal is too little.
+//
+// After a crash all is there that a barrier was waited for. Of what came after it, each update is
+// there wholly or not at all, and a renewal may be missing where something later of another lease is
+// there: Pebble may have written what changes more than one record before the log was.
 package pebblestore
 
 import (
