@@ -87,7 +87,7 @@ bench: bench-deps build fabric-tools
 	$(GO) test -run '^$$' -bench . -benchtime 5x ./ledgeranchor/embedded
 	$(GO) test -run '^$$' -bench 'Report|TenThousand' -benchtime 1x ./trace
 	$(GO) test -run '^$$' -bench Resolution -benchtime 50x ./trace
-	$(GO) test -count=1 -run "^$$" -bench . -benchtime 1x -tags e2e ./sava/xdp ./lease/sqlstore ./test/bench
+	$(GO) test -count=1 -timeout 40m -run "^$$" -bench . -benchtime 1x -tags e2e ./sava/xdp ./lease/sqlstore ./test/bench
 	$(GO) test -count=1 -timeout 20m -run "^$$" -bench . -benchtime 1x -tags fabric ./ledgeranchor/fabric
 
 fuzz:
