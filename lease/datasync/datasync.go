@@ -191,3 +191,12 @@ func (s *Syncer) Close() error {
 	}
 	return s.event.Close()
 }
+
+// Dir makes durable which files a directory has.
+func Dir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

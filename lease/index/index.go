@@ -380,8 +380,8 @@ func (x *Index) Apply(u *lease.Update) error {
 }
 
 // sweep looks at one lease, and removes it if it ended long before now. With each change it is
-// another's turn; there are at most two and a half times as many slots as leases, so that where
-// every client renews twice an hour all are looked at within 75 minutes. More at once would cost
+// another's turn; there are at most two and a half times as many slots as there were leases, so that
+// where as many clients renew twice an hour all are looked at within 75 minutes. More at once would cost
 // more than the change: each is somewhere else in memory.
 func (x *Index) sweep(now time.Time) {
 	if x.swept++; x.swept >= len(x.addrs.slots) {

@@ -36,6 +36,7 @@ import (
 
 	"brightgid/idcodec"
 	"brightgid/lease"
+	"brightgid/lease/datasync"
 	"brightgid/lease/wal"
 )
 
@@ -172,11 +173,7 @@ func makeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	parent, err := vfs.Default.OpenDir(filepath.Dir(dir))
-	if err != nil {
-		return err
-	}
-	return errors.Join(parent.Sync(), parent.Close())
+	return datasync.Dir(filepath.Dir(dir))
 }
 
 // recoverFirst opens a database for writing that a process has left which did not close it, and

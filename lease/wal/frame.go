@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"brightgid/lease/datasync"
 )
 
 // A log is files that are named by the number of their first frame, 16 hexadecimal digits and
@@ -234,7 +236,7 @@ func Clear(dir string) error {
 		return fmt.Errorf("%s: %w", dir, err)
 	}
 	for _, first := range files { // the oldest first; see Remove
-		if err := errors.Join(os.Remove(filepath.Join(dir, nameOf(first))), syncDir(dir)); err != nil {
+		if err := errors.Join(os.Remove(filepath.Join(dir, nameOf(first))), datasync.Dir(dir)); err != nil {
 			return fmt.Errorf("write-ahead log: %w", err)
 		}
 	}

@@ -2,7 +2,7 @@
 // then may do when it likes, each key once.
 //
 // Who waits for a [Barrier] when no sync is under way begins one, of all that was appended until
-// then; what is appended while one is goes into the next, which begins as soon as that has ended if
+// then; what is appended while one is goes into the next, which begins when that has ended and
 // somebody waits. So there are no more syncs than are waited for, and each is of as much as came
 // while others were busy. Frames and files are in frame.go.
 package wal
@@ -61,7 +61,6 @@ type Log struct {
 	written []byte // the one before it
 	number  uint64 // of the last frame that was written
 	begun   uint64 // up to which frame the sync that is under way goes
-	wanted  uint64 // up to which frame somebody waits
 	syncing bool
 	stuck   bool // somebody writes, without the lock: the disk is full
 	err     error
@@ -83,7 +82,7 @@ func New(dir string, o Options) (*Log, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("write-ahead log: %w", err)
 	}
-	if err := syncDir(filepath.Dir(dir)); err != nil { // or the directory might be gone with the power
+	if err := datasync.Dir(filepath.Dir(dir)); err != nil { // or the directory might be gone with the power
 		return nil, fmt.Errorf("write-ahead log: %w", err)
 	}
 	l := &Log{dir: dir, o: o, watched: make(chan struct{}), pending: make([]byte, headLen, 64<<10)}
@@ -134,7 +133,7 @@ func (l *Log) create(first uint64) (err error) {
 	}
 	head, sum := start(salt)
 	_, err = f.WriteAt(head, 0)
-	if err = errors.Join(err, f.Sync(), syncDir(l.dir)); err != nil {
+	if err = errors.Join(err, f.Sync(), datasync.Dir(l.dir)); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	switch {
@@ -146,14 +145,6 @@ func (l *Log) create(first uint64) (err error) {
 	l.file, l.salt, l.offset, l.files = f, sum, int64(len(head)), append(l.files, first)
 	l.size.Store(0)
 	return err
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // Append adds operations, which will be replayed all or none; see [AppendSet] and [AppendDelete].
@@ -237,7 +228,8 @@ func (l *Log) begin() {
 	l.syncer.Start(l.file.Fd())
 }
 
-// look sees whether a sync has ended, and begins the next if somebody waits for it.
+// look sees whether a sync has ended. It begins none, which might wait for space: who waits for a
+// barrier does, and is woken.
 func (l *Log) look() {
 	if !l.syncing {
 		return
@@ -259,13 +251,8 @@ func (l *Log) look() {
 			return
 		}
 	}
-	if l.begun > l.synced.Load() { // else there was a cut
-		l.synced.Store(l.begun)
-		l.ended.Broadcast()
-	}
-	if l.wanted > l.synced.Load() && !l.stuck {
-		l.begin()
-	}
+	l.synced.Store(max(l.begun, l.synced.Load())) // a cut may have been ahead of it
+	l.ended.Broadcast()
 }
 
 // Barrier is a point in the log.
@@ -300,7 +287,6 @@ func (b *Barrier) Wait() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.look()
-	l.wanted = max(l.wanted, b.number)
 	for !b.Settled() && l.err == nil {
 		if l.syncing || l.stuck {
 			l.ended.Wait()
@@ -371,7 +357,7 @@ func (l *Log) Remove(n int) error {
 		} else {
 			err = os.Remove(oldest)
 		}
-		if err := errors.Join(err, syncDir(l.dir)); err != nil {
+		if err := errors.Join(err, datasync.Dir(l.dir)); err != nil {
 			return fmt.Errorf("write-ahead log: %w", err)
 		}
 		if keep {
