@@ -107,7 +107,7 @@ type Authenticator interface {
 // Registrar gives an identity its subscriber number; *lease.Registrar does.
 type Registrar interface {
 	Key(eid idcodec.EID) idcodec.LookupKey
-	Number(now time.Time, eid idcodec.EID) (uint64, error)
+	Number(now time.Time, key idcodec.LookupKey, eid idcodec.EID) (uint64, error)
 	SealedNumber(now time.Time, key idcodec.LookupKey, nid idcodec.NID) (uint64, error)
 }
 
@@ -152,13 +152,28 @@ type Handler struct {
 	pending <-chan struct{}
 
 	// What one message needs is kept from call to call.
-	msg      message
-	hops     []hop
-	relays   []eidauth.Relay
-	client   eidauth.Client
+	received received
 	granted  []int
 	written  []uint16
 	exchange exchange
+}
+
+// received is a packet that was read, and perhaps who sent it, before it is answered. Its memory
+// is used again for another.
+type received struct {
+	Packet
+	query bool // a LEASEQUERY, of which nothing else is here
+	drop  Drop // why there will be no answer; 0 if there may be one
+	msg   message
+	hops  []hop // from the outermost inwards
+
+	// Who sent it; see identify.
+	asked  bool
+	relays []eidauth.Relay
+	client eidauth.Client
+	id     eidauth.Identity
+	key    idcodec.LookupKey
+	err    error
 }
 
 // NewHandler returns a handler. It refuses a configuration that no client could
@@ -240,6 +255,7 @@ func (h *Handler) leaseQuery(now time.Time, in *Packet, out []byte) ([]byte, net
 
 // exchange is one client's message on its way through the handler.
 type exchange struct {
+	in    *received
 	now   time.Time
 	msg   *message
 	link  *Link
@@ -263,70 +279,86 @@ type exchange struct {
 // are in the store but may not be durable yet; the caller waits for the store's
 // barrier before it sends.
 func (h *Handler) Handle(now time.Time, in *Packet, out []byte) (reply []byte, to netip.AddrPort, drop Drop) {
-	reply, to, drop = h.handle(now, in, out)
+	h.receive(in, &h.received)
+	return h.answer(now, &h.received, out)
+}
+
+// receive reads a packet into o. It is answered, or counted as dropped, when o is given to answer.
+func (h *Handler) receive(in *Packet, o *received) {
+	*o = received{Packet: *in, msg: o.msg, hops: o.hops[:0], relays: o.relays[:0]}
+	if len(in.Data) > 0 && dhcp6.MessageType(in.Data[0]) == dhcp6.MessageTypeLeaseQuery {
+		o.query = true
+		return
+	}
+	hops, inner, err := unwrap(o.hops, in.Data, in.Src.Addr())
+	o.hops = hops
+	if err == nil {
+		err = o.msg.parse(inner)
+	}
+	switch {
+	case errors.Is(err, errHops):
+		o.drop = DropHops
+	case errors.Is(err, errTooMuch):
+		o.drop = DropTooMuch
+	case err != nil:
+		o.drop = DropMalformed
+	}
+	if o.drop != 0 {
+		return
+	}
+	if int(o.msg.typ) < len(h.stats.Received) {
+		h.stats.Received[o.msg.typ].Add(1)
+	}
+	// RFC 9915 took Server Unicast away: a client that has no relay before it
+	// speaks to the multicast address only.
+	if len(o.hops) == 0 && !in.Multicast {
+		o.drop = DropUnicast
+		return
+	}
+	o.drop = h.validate(&o.msg)
+}
+
+// answer is Handle for a packet that was read.
+func (h *Handler) answer(now time.Time, o *received, out []byte) (reply []byte, to netip.AddrPort, drop Drop) {
+	if o.query {
+		reply, to, drop = h.leaseQuery(now, &o.Packet, out)
+	} else if drop = o.drop; drop == 0 {
+		reply, to, drop = h.serve(now, o, out)
+	}
 	if drop != 0 {
 		h.stats.Dropped[drop].Add(1)
 	}
 	return reply, to, drop
 }
 
-func (h *Handler) handle(now time.Time, in *Packet, out []byte) ([]byte, netip.AddrPort, Drop) {
-	if len(in.Data) > 0 && dhcp6.MessageType(in.Data[0]) == dhcp6.MessageTypeLeaseQuery {
-		return h.leaseQuery(now, in, out)
-	}
-	var to netip.AddrPort
-	var inner []byte
-	var err error
-	h.hops, inner, err = unwrap(h.hops[:0], in.Data, in.Src.Addr())
-	if err == nil {
-		err = h.msg.parse(inner)
-	}
-	switch {
-	case errors.Is(err, errHops):
-		return nil, to, DropHops
-	case errors.Is(err, errTooMuch):
-		return nil, to, DropTooMuch
-	case err != nil:
-		return nil, to, DropMalformed
-	}
-	m := &h.msg
-	if int(m.typ) < len(h.stats.Received) {
-		h.stats.Received[m.typ].Add(1)
-	}
-	// RFC 9915 took Server Unicast away: a client that has no relay before it
-	// speaks to the multicast address only.
-	if len(h.hops) == 0 && !in.Multicast {
-		return nil, to, DropUnicast
-	}
-	if drop := h.validate(m); drop != 0 {
-		return nil, to, drop
-	}
+func (h *Handler) serve(now time.Time, o *received, out []byte) ([]byte, netip.AddrPort, Drop) {
+	to := o.destination()
 	x := &h.exchange
-	*x = exchange{now: now, msg: m, hops: h.hops, src: in.Src.Addr(), to: h.destination(in), iface: in.Interface, granted: h.granted[:0]}
-	if n := len(h.hops); n > 0 {
-		x.src = h.hops[n-1].peer()
+	*x = exchange{now: now, in: o, msg: &o.msg, hops: o.hops, src: o.Src.Addr(), to: to, iface: o.Interface, granted: h.granted[:0]}
+	if n := len(o.hops); n > 0 {
+		x.src = o.hops[n-1].peer()
 	}
-	if x.link = h.findLink(in.Interface, h.hops); x.link == nil {
-		h.log.Debug("no link is configured for a client", "interface", in.Interface, "relay_hops", len(h.hops))
+	if x.link = h.findLink(o.Interface, o.hops); x.link == nil {
+		h.log.Debug("no link is configured for a client", "interface", o.Interface, "relay_hops", len(o.hops))
 		return nil, to, DropNoLink
 	}
 	x.reply.b = out
 	var nesting [maxHops]int
-	for i := range h.hops {
-		nesting[i] = h.hops[i].openReply(&x.reply)
+	for i := range o.hops {
+		nesting[i] = o.hops[i].openReply(&x.reply)
 	}
 	if drop := h.dispatch(x); drop != 0 {
 		return nil, to, drop
 	}
 	h.setTimers(x)
 	h.granted = x.granted
-	for i := len(h.hops) - 1; i >= 0; i-- {
+	for i := len(o.hops) - 1; i >= 0; i-- {
 		x.reply.close(nesting[i])
 	}
 	if len(x.reply.b)-len(out) > maxReply {
 		return nil, to, DropTooMuch
 	}
-	return x.reply.b, h.destination(in), 0
+	return x.reply.b, to, 0
 }
 
 // maxReply is the length in bytes of the longest UDP payload.
@@ -334,14 +366,14 @@ const maxReply = 65535 - 8 - 40
 
 // destination returns where the answer to a packet goes (RFC 9915 §18.3.11,
 // §19.3; RFC 8357 §5.2).
-func (h *Handler) destination(in *Packet) netip.AddrPort {
+func (o *received) destination() netip.AddrPort {
 	switch {
-	case len(h.hops) == 0:
-		return netip.AddrPortFrom(in.Src.Addr(), ClientPort)
-	case h.hops[0].port != nil:
-		return in.Src
+	case len(o.hops) == 0:
+		return netip.AddrPortFrom(o.Src.Addr(), ClientPort)
+	case o.hops[0].port != nil:
+		return o.Src
 	}
-	return netip.AddrPortFrom(in.Src.Addr(), ServerPort)
+	return netip.AddrPortFrom(o.Src.Addr(), ServerPort)
 }
 
 // validate applies RFC 9915 §16, which says what a server must not answer.
@@ -452,20 +484,32 @@ const (
 	textUnavailble = "the server cannot lease now"
 )
 
-// identify asks who the client is of the message that was parsed last, behind its hops.
-func (h *Handler) identify() (eidauth.Identity, error) {
-	h.relays = h.relays[:0]
-	for i := len(h.hops) - 1; i >= 0; i-- { // from the nearest to the client outwards
-		h.relays = append(h.relays, h.hops[i].relay)
+// identify asks who has sent a packet, and makes the lookup key.
+func (h *Handler) identify(o *received) {
+	o.asked = true
+	for i := len(o.hops) - 1; i >= 0; i-- { // from the nearest to the client outwards
+		o.relays = append(o.relays, o.hops[i].relay)
 	}
-	h.client = eidauth.Client{DUID: h.msg.clientID, Vendor: h.msg.vendors, Relays: h.relays}
-	return h.auth.Authenticate(&h.client)
+	o.client = eidauth.Client{DUID: o.msg.clientID, Vendor: o.msg.vendors, Relays: o.relays}
+	if o.id, o.err = h.auth.Authenticate(&o.client); o.err != nil {
+		return
+	}
+	if o.id.Sealed != nil {
+		o.key = o.id.Sealed.Key
+	} else {
+		o.key = h.reg.Key(o.id.EID)
+	}
 }
 
 // authenticate finds the client's subscriber number. When it returns false
 // without a reason to drop, x.text says why the client gets nothing.
 func (h *Handler) authenticate(x *exchange) (bool, Drop) {
-	id, err := h.identify()
+	o := x.in
+	if !o.asked {
+		h.identify(o)
+	}
+	id, err := o.id, o.err
+	o.id = eidauth.Identity{} // which is kept no longer than it is needed
 	switch {
 	case err == nil:
 	case errors.Is(err, eidauth.ErrPending):
@@ -489,16 +533,16 @@ func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 	}
 	var n uint64
 	if id.Sealed != nil {
-		n, err = h.reg.SealedNumber(x.now, id.Sealed.Key, id.Sealed.NID)
+		n, err = h.reg.SealedNumber(x.now, o.key, id.Sealed.NID)
 	} else {
-		n, err = h.reg.Number(x.now, id.EID)
+		n, err = h.reg.Number(x.now, o.key, id.EID)
 	}
 	if err != nil {
 		return false, h.failed("the registry failed", err)
 	}
 	anchor := lease.Anchor{}
 	// An address that is the identity itself is not written down.
-	if ll := h.client.LinkLayer(); len(ll) <= lease.MaxLinkLayerLen && id.EID.Scheme() != "lladdr" {
+	if ll := o.client.LinkLayer(); len(ll) <= lease.MaxLinkLayerLen && id.EID.Scheme() != "lladdr" {
 		anchor.LinkLayer = ll
 	}
 	if len(x.hops) > 0 {
@@ -519,25 +563,23 @@ func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 	return true, 0
 }
 
-// foresee adds of whom a message is, if it can be told without asking others. What it adds
-// points into the packet.
-func (h *Handler) foresee(data []byte, src netip.Addr, f *lease.Foreseen) {
-	var inner []byte
-	var err error
-	if h.hops, inner, err = unwrap(h.hops[:0], data, src); err != nil || h.msg.parse(inner) != nil || h.msg.clientID == nil {
+// foresee adds of whom a packet is that was read, if that will be asked. What it adds points into
+// the packet.
+func (h *Handler) foresee(o *received, f *lease.Foreseen) {
+	if o.query || o.drop != 0 {
 		return
 	}
-	for i := range h.msg.ias {
-		a := &h.msg.ias[i]
-		f.Clients = append(f.Clients, lease.Client{DUID: h.msg.clientID, IAID: a.iaid, PD: a.pd})
-	}
-	id, err := h.identify()
-	switch {
-	case err != nil:
-	case id.Sealed != nil:
-		f.Keys = append(f.Keys, id.Sealed.Key)
+	switch o.msg.typ {
+	case dhcp6.MessageTypeSolicit, dhcp6.MessageTypeRequest, dhcp6.MessageTypeRenew, dhcp6.MessageTypeRebind, dhcp6.MessageTypeRelease, dhcp6.MessageTypeDecline:
 	default:
-		f.Keys = append(f.Keys, h.reg.Key(id.EID))
+		return
+	}
+	for i := range o.msg.ias {
+		a := &o.msg.ias[i]
+		f.Clients = append(f.Clients, lease.Client{DUID: o.msg.clientID, IAID: a.iaid, PD: a.pd})
+	}
+	if h.identify(o); o.err == nil {
+		f.Keys = append(f.Keys, o.key)
 	}
 }
 

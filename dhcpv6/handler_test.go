@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -924,6 +925,76 @@ func TestNewHandlerRefuses(t *testing.T) {
 		if _, err := NewHandler(cfg, nil, nil, nil, new(Stats), slog.New(slog.DiscardHandler)); err == nil {
 			t.Errorf("%s: NewHandler succeeded", name)
 		}
+	}
+}
+
+// Messages that were all read, and whose senders were all asked for, before the first was answered
+// get the answers that they get one by one.
+func TestMessagesThatAreReadTogether(t *testing.T) {
+	far := func(m *dhcp6.Message, subscriber string) *Packet {
+		r := forward(m, netip.MustParseAddr("2001:db8:3::1"), linkLocal, dhcp6.OptInterfaceID([]byte("port-3")), generic(38, []byte(subscriber)))
+		return &Packet{Data: r.ToBytes(), Src: netip.AddrPortFrom(relayAddr, 547)}
+	}
+	near := func(m *dhcp6.Message) *Packet {
+		return &Packet{Data: m.ToBytes(), Src: netip.AddrPortFrom(linkLocal, 546), Multicast: true, Interface: "eth1"}
+	}
+	in := []*Packet{
+		near(msg(dhcp6.MessageTypeSolicit, 1, iana1(1))),
+		near(msg(dhcp6.MessageTypeRequest, 1, toServer(), iana1(1), iana1(2))),
+		far(msg(dhcp6.MessageTypeRequest, 2, toServer(), iana1(1)), "line-7"),
+		{Data: []byte{1, 2}, Src: netip.AddrPortFrom(linkLocal, 546), Multicast: true, Interface: "eth1"},
+		far(msg(dhcp6.MessageTypeRequest, 3, toServer(), iana1(1)), "line-8"),
+		near(msg(dhcp6.MessageTypeRequest, 9, toServer(), iana1(1))), // who is nobody's
+		near(msg(dhcp6.MessageTypeRenew, 1, toServer(), iana1(1))),
+		{Data: []byte{byte(dhcp6.MessageTypeLeaseQuery), 1, 2, 3}, Src: netip.AddrPortFrom(linkLocal, 546)},
+		near(msg(dhcp6.MessageTypeConfirm, 1, iana1(1, prefixA.Addr().Next()))),
+		near(msg(dhcp6.MessageTypeSolicit, 0, iana1(1))),
+		far(msg(dhcp6.MessageTypeRelease, 2, toServer(), iana1(1)), "line-7"),
+		near(msg(dhcp6.MessageTypeInformationRequest, 1)),
+		near(msg(dhcp6.MessageTypeRequest, 2, toServer(), iana1(1))),
+	}
+	type answer struct {
+		reply []byte
+		to    netip.AddrPort
+		drop  Drop
+	}
+	var singly, together []answer
+	one := newLab(t, nil)
+	for _, p := range in {
+		reply, to, drop := one.h.Handle(one.now, p, nil)
+		singly = append(singly, answer{reply, to, drop})
+	}
+	all := newLab(t, nil)
+	read := make([]received, len(in))
+	for turn := range 2 { // the second time all memory was used before
+		var f lease.Foreseen
+		for i, p := range in {
+			all.h.receive(p, &read[i])
+			all.h.foresee(&read[i], &f)
+		}
+		if len(f.Keys) != 7 || len(f.Clients) != 9 {
+			t.Errorf("%d keys and %d clients are foreseen", len(f.Keys), len(f.Clients))
+		}
+		together = together[:0]
+		for i := range read {
+			reply, to, drop := all.h.answer(all.now, &read[i], nil)
+			together = append(together, answer{reply, to, drop})
+		}
+		if turn == 1 {
+			for i, p := range in { // as often
+				reply, to, drop := one.h.Handle(one.now, p, nil)
+				singly[i] = answer{reply, to, drop}
+			}
+		}
+		for i := range in {
+			if !reflect.DeepEqual(singly[i], together[i]) {
+				t.Errorf("turn %d, message %d: %x to %s, %s; one by one %x to %s, %s", turn, i,
+					together[i].reply, together[i].to, together[i].drop, singly[i].reply, singly[i].to, singly[i].drop)
+			}
+		}
+	}
+	if !reflect.DeepEqual(all.stats, one.stats) {
+		t.Error("other counts")
 	}
 }
 

@@ -71,8 +71,9 @@ type Server struct {
 	barrier func() lease.Barrier // stands for all leases that are stored so far
 	each    bool                 // a barrier is taken after each message
 
-	prefetch func(*lease.Foreseen) // nil for a store that is near
+	prefetch func(*lease.Foreseen) // nil if the store does not want to know
 	foreseen lease.Foreseen
+	received [batchSize]received
 	now      func() time.Time
 	stats    *Stats
 	log      *slog.Logger
@@ -199,8 +200,11 @@ func (s *Server) Replace(h *Handler) error {
 
 // Share prepares the server for a store that several servers change. The barrier that Listen
 // was given is taken after each message, and only that message's answer waits for it, since
-// one may be refused beside others. prefetch is told whose messages are to be handled next.
-func (s *Server) Share(prefetch func(*lease.Foreseen)) { s.each, s.prefetch = true, prefetch }
+// one may be refused beside others.
+func (s *Server) Share() { s.each = true }
+
+// Prefetch has f told of each batch of messages whose they are, before they are handled.
+func (s *Server) Prefetch(f func(*lease.Foreseen)) { s.prefetch = f }
 
 // Do runs f while no packet is handled, for work on what the handler uses.
 func (s *Server) Do(f func()) {
@@ -377,14 +381,21 @@ func (s *Server) answer(b *batch, in []udpbatch.Message) (now bool) {
 	if s.prefetch != nil {
 		s.foreseen.Keys, s.foreseen.Clients = s.foreseen.Keys[:0], s.foreseen.Clients[:0]
 		for i := range in {
-			s.handler.foresee(in[i].Data, in[i].Peer.Addr(), &s.foreseen)
+			s.receive(&in[i], &s.received[i])
+			s.handler.foresee(&s.received[i], &s.foreseen)
 		}
 		s.prefetch(&s.foreseen)
 	}
 	b.at = s.now()
 	b.parts = b.parts[:0]
 	for i := range in {
-		s.handle(b, &in[i])
+		r := &s.received[0] // one after another, which are all in the processor's cache
+		if s.prefetch != nil {
+			r = &s.received[i]
+		} else {
+			s.receive(&in[i], r)
+		}
+		s.handle(b, &in[i], r)
 		if s.each {
 			b.parts = append(b.parts, part{s.barrier(), len(b.out), len(s.changes)})
 		}
@@ -441,24 +452,26 @@ func (s *Server) again(over <-chan struct{}, handle func(*parked)) {
 	}
 }
 
-func (s *Server) handle(b *batch, in *udpbatch.Message) {
-	if in.Truncated {
-		s.stats.Dropped[DropOversized].Add(1)
-		return
-	}
-	if !in.Local.IsValid() {
-		return
-	}
+// receive reads a packet into r.
+func (s *Server) receive(in *udpbatch.Message, r *received) {
 	s.ifaces.RLock()
 	iface := s.ifaces.byIndex[in.Interface]
 	s.ifaces.RUnlock()
+	p := Packet{Data: in.Data, Src: in.Peer, Multicast: in.Local.IsMulticast(), Interface: iface}
+	if in.Truncated {
+		r.query, r.drop = false, DropOversized
+		return
+	}
+	s.handler.receive(&p, r)
+}
+
+// handle answers a packet that receive has read.
+func (s *Server) handle(b *batch, in *udpbatch.Message, r *received) {
+	if !in.Local.IsValid() {
+		return
+	}
 	k := len(b.out)
-	reply, to, drop := s.handler.Handle(b.at, &Packet{
-		Data:      in.Data,
-		Src:       in.Peer,
-		Multicast: in.Local.IsMulticast(),
-		Interface: iface,
-	}, b.replies[k][:0])
+	reply, to, drop := s.handler.answer(b.at, r, b.replies[k][:0])
 	if drop == DropPending && s.handler.pending != nil {
 		p := &parked{*in, s.handler.pending}
 		p.packet.Data = slices.Clone(in.Data)

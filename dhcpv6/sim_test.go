@@ -295,15 +295,17 @@ func (v *simServer) receive(from *simClient, data []byte) {
 	if v.handler == nil {
 		return
 	}
+	var in received
+	v.handler.receive(&Packet{Data: data, Src: netip.AddrPortFrom(relayAddr, ServerPort)}, &in)
 	if v.s.rng.IntN(2) == 0 { // as the server does with what it reads at once
 		var f lease.Foreseen
-		v.handler.foresee(data, relayAddr, &f)
+		v.handler.foresee(&in, &f)
 		if len(f.Keys) != 1 || len(f.Clients) != 1 {
 			v.s.t.Errorf("foreseen: %+v", f)
 		}
 		v.store.Prefetch(&f)
 	}
-	reply, _, drop := v.handler.Handle(v.s.now, &Packet{Data: data, Src: netip.AddrPortFrom(relayAddr, ServerPort)}, nil)
+	reply, _, drop := v.handler.answer(v.s.now, &in, nil)
 	barrier := v.store.Mark()
 	if drop == DropInternal {
 		v.s.t.Errorf("%s: an internal error", v.name)

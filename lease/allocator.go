@@ -290,7 +290,7 @@ func (a *Allocator) renew(now time.Time, r *Request) ([]Grant, error) {
 	a.gather(r)
 	for i := range known {
 		if known[i].State == Active && known[i].Live(now) && known[i].Subscriber == r.Subscriber && a.onLink(&known[i]) {
-			return a.assign(now, r, true, true)
+			return a.assignTo(now, r, known, true, true)
 		}
 	}
 	return nil, ErrNotFound
@@ -325,6 +325,11 @@ func (a *Allocator) assign(now time.Time, r *Request, commit, ageing bool) ([]Gr
 	if err != nil {
 		return nil, err
 	}
+	return a.assignTo(now, r, known, commit, ageing)
+}
+
+// assignTo is assign for a client whose leases are known.
+func (a *Allocator) assignTo(now time.Time, r *Request, known []Lease, commit, ageing bool) ([]Grant, error) {
 	a.grants = a.grants[:0]
 	a.update.Reset()
 	a.gather(r)

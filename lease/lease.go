@@ -211,7 +211,8 @@ type Store interface {
 }
 
 // Foreseen is of whom messages are that will be handled together, as far as that can be told
-// beforehand, so that a store which is far away need be asked once for all of them.
+// beforehand, so that what they need can be fetched at once: from a store that is far away, or
+// from memory that is not in the processor's caches.
 type Foreseen struct {
 	Keys    []idcodec.LookupKey
 	Clients []Client

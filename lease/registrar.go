@@ -30,9 +30,9 @@ func NewRegistrar(store Store, key [idcodec.RegistryKeyLen]byte, sealer Sealer) 
 // Key returns the lookup key of an EID.
 func (r *Registrar) Key(eid idcodec.EID) idcodec.LookupKey { return r.hasher.Key(eid) }
 
-// Number returns the subscriber number of an EID and registers a new one.
-func (r *Registrar) Number(now time.Time, eid idcodec.EID) (uint64, error) {
-	key := r.hasher.Key(eid)
+// Number returns the subscriber number of an EID, whose lookup key the caller has from
+// [Registrar.Key], and registers a new one.
+func (r *Registrar) Number(now time.Time, key idcodec.LookupKey, eid idcodec.EID) (uint64, error) {
 	n, err := r.store.Lookup(key)
 	if !errors.Is(err, ErrNotFound) {
 		return n, err

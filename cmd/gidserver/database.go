@@ -28,11 +28,14 @@ import (
 type database struct {
 	lease.Store // for those who must not be told what is old
 
-	near   lease.Store          // for the server's lock, under which all is that changes it
-	mark   func() lease.Barrier // for what was changed since the last call
-	index  *index.Index         // nil for a shared one
-	shared *shared.Store        // nil for the embedded one
-	full   func() bool          // whether it waits for disk space
+	near  lease.Store          // for the server's lock, under which all is that changes it
+	mark  func() lease.Barrier // for what was changed since the last call
+	index *index.Index         // nil for a shared one
+
+	prefetch func(*lease.Foreseen) // under the lock, before what it is told of is asked for
+
+	shared *shared.Store // nil for the embedded one
+	full   func() bool   // whether it waits for disk space
 	end    func() error
 }
 
@@ -101,7 +104,7 @@ func (s *setup) openDatabase(ctx context.Context, log *slog.Logger, observe func
 			return nil, err
 		}
 		near := index.New(store, cachedClients)
-		return &database{Store: store, near: near, index: near, mark: store.Barrier, full: store.Full, end: store.Close}, nil
+		return &database{Store: store, near: near, index: near, prefetch: near.Prefetch, mark: store.Barrier, full: store.Full, end: store.Close}, nil
 	}
 	db, err := s.openSQL(ctx, false)
 	if err != nil {
@@ -124,7 +127,7 @@ func (s *setup) openDatabase(ctx context.Context, log *slog.Logger, observe func
 		return nil, errors.Join(fmt.Errorf("database: %w", err), db.Close())
 	}
 	log.Info("sharing a database", "server", name, "number", store.Server())
-	return &database{Store: store.Direct(), near: store, mark: store.Mark, shared: store, full: func() bool { return false }, end: store.Close}, nil
+	return &database{Store: store.Direct(), near: store, prefetch: store.Prefetch, mark: store.Mark, shared: store, full: func() bool { return false }, end: store.Close}, nil
 }
 
 // run does what goes on behind, until the context ends.

@@ -149,8 +149,9 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 		return err
 	}
 	if store.shared != nil {
-		server.Share(store.shared.Prefetch)
+		server.Share()
 	}
+	server.Prefetch(store.prefetch)
 	run.server, run.feed, run.all = server, feed, all
 	alloc.Observe(server.Changed)
 	if s.zones != nil {

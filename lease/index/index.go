@@ -14,6 +14,7 @@ import (
 
 	"brightgid/idcodec"
 	"brightgid/lease"
+	"brightgid/lease/arena"
 )
 
 // Scanner is a store that can be read whole, a part at a time. Each function calls f with up to
@@ -44,29 +45,32 @@ type Index struct {
 	phase  int    // of Load: leases, clients, keys
 	after  []byte // up to where Load has come in it
 
-	memory  memory
+	memory  arena.Memory
 	seed    maphash.Seed
-	arena   arena
-	addrs   table // of leases
-	clients table // of lists, and of leases for clients that have just one
-	swept   int   // slot of addrs up to which leases were looked at
+	blocks  *arena.Arena
+	addrs   *arena.Table // of leases
+	clients *arena.Table // of lists, and of leases for clients that have just one
+	swept   int          // slot of addrs up to which leases were looked at
 
 	// Subscribers by the first half of their lookup keys, a subscriber's place being its
 	// number and one.
-	keys    table
+	keys    *arena.Table
 	halves  [][]byte // 16 bytes each, halvesAtOnce of them together
 	changes []byte   // scratch
+
+	behind func([]netip.Addr) // of the store, see Prefetch
+	ahead  ahead
 }
 
 // New returns a store with an index that is empty; Load fills it. size is of how many clients
 // what is not indexed is remembered.
 func New(s Scanner, size int) *Index {
 	x := &Index{Cache: lease.NewCache(s, size), source: s, seed: maphash.MakeSeed()}
-	x.arena.memory = &x.memory
-	for _, t := range []*table{&x.addrs, &x.clients, &x.keys} {
-		t.memory = &x.memory
-		t.grow(nil)
+	if p, ok := s.(interface{ Prefetch([]netip.Addr) }); ok {
+		x.behind = p.Prefetch
 	}
+	x.blocks = arena.New(&x.memory)
+	x.addrs, x.clients, x.keys = arena.NewTable(&x.memory), arena.NewTable(&x.memory), arena.NewTable(&x.memory)
 	return x
 }
 
@@ -111,12 +115,12 @@ func (x *Index) Load(limit int, now time.Time) (more bool, err error) {
 
 // Close closes the store and gives the memory back. Nothing may be called after it.
 func (x *Index) Close() error {
-	x.memory.close()
+	x.memory.Close()
 	return x.Cache.Close()
 }
 
 // Len returns how many leases are in memory.
-func (x *Index) Len() int { return x.addrs.used }
+func (x *Index) Len() int { return x.addrs.Len() }
 
 // Where a record has what is looked at here; see lease.AppendRecord.
 const (
@@ -134,8 +138,8 @@ func endOf(record []byte) (uint64, bool) {
 }
 
 // clientOf returns the client of a block; its DUID is the block's.
-func (x *Index) clientOf(r ref) (c lease.Client) {
-	kind, b := x.arena.of(r)
+func (x *Index) clientOf(r arena.Ref) (c lease.Client) {
+	kind, b := x.block(r)
 	if kind == kindList {
 		return lease.Client{DUID: b[6 : 6+b[5]], IAID: binary.BigEndian.Uint32(b[1:]), PD: b[0] == 1}
 	}
@@ -145,89 +149,102 @@ func (x *Index) clientOf(r ref) (c lease.Client) {
 	return c
 }
 
-func (x *Index) addrOf(r ref) [16]byte {
-	_, b := x.arena.of(r)
+func (x *Index) addrOf(r arena.Ref) [16]byte {
+	_, b := x.block(r)
 	return [16]byte(b)
 }
 
-func (x *Index) hashAddr(a [16]byte) uint64 { return maphash.Bytes(x.seed, a[:]) }
+func (x *Index) hashAddr(a [16]byte) uint32 { return uint32(maphash.Bytes(x.seed, a[:])) }
 
-func (x *Index) hashClient(c lease.Client) uint64 {
+func (x *Index) hashClient(c lease.Client) uint32 {
 	b := append(x.changes[:0], byte(0))
 	if c.PD {
 		b[0] = 1
 	}
 	b = append(binary.BigEndian.AppendUint32(b, c.IAID), c.DUID...)
 	x.changes = b
-	return maphash.Bytes(x.seed, b)
+	return uint32(maphash.Bytes(x.seed, b))
 }
 
-func (x *Index) addrHash(r ref) uint64   { return x.hashAddr(x.addrOf(r)) }
-func (x *Index) clientHash(r ref) uint64 { return x.hashClient(x.clientOf(r)) }
-
 func (x *Index) findAddr(a [16]byte) (int, bool) {
-	return x.addrs.find(x.hashAddr(a), func(r ref) bool { return x.addrOf(r) == a })
+	return x.addrs.Find(x.hashAddr(a), func(r arena.Ref) bool { return x.addrOf(r) == a })
 }
 
 func (x *Index) findClient(c lease.Client) (int, bool) {
-	return x.clients.find(x.hashClient(c), func(r ref) bool { return x.clientOf(r).Is(c) })
+	return x.clients.Find(x.hashClient(c), func(r arena.Ref) bool { return x.clientOf(r).Is(c) })
 }
 
-// block makes a block of two parts.
-func (x *Index) block(kind byte, a, b []byte) ref {
-	r, p := x.arena.alloc(headLen + len(a) + len(b))
+// Blocks are of two kinds, after a byte that tells and their length(2):
+//
+//	lease: address(16), the record
+//	list: PD(1) IAID(4) DUID's length(1) DUID, addresses, 16 bytes each
+const (
+	kindLease = 1
+	kindList  = 2
+	headLen   = 3
+)
+
+// block returns the contents of a block.
+func (x *Index) block(r arena.Ref) (kind byte, b []byte) {
+	b = x.blocks.At(r)
+	return b[0], b[headLen : headLen+int(binary.LittleEndian.Uint16(b[1:]))]
+}
+
+// add makes a block of two parts.
+func (x *Index) add(kind byte, a, b []byte) arena.Ref {
+	r, p := x.blocks.Alloc(headLen + len(a) + len(b))
 	p[0] = kind
 	binary.LittleEndian.PutUint16(p[1:], uint16(len(a)+len(b)))
 	copy(p[headLen+copy(p[headLen:], a):], b)
 	return r
 }
 
-func (x *Index) drop(r ref) {
-	_, b := x.arena.of(r)
-	x.arena.release(r, headLen+len(b))
+func (x *Index) drop(r arena.Ref) {
+	_, b := x.block(r)
+	x.blocks.Release(r, headLen+len(b))
 }
 
 // put files a lease's record under its address.
 func (x *Index) put(addr netip.Addr, record []byte) {
 	raw := addr.As16()
-	slot, ok := x.findAddr(raw)
+	here, ok := x.findAddr(raw)
 	if !ok {
-		x.addrs.set(slot, x.block(kindLease, raw[:], record), x.addrHash)
+		x.addrs.Set(here, x.add(kindLease, raw[:], record), x.hashAddr(raw))
 		return
 	}
-	old := x.addrs.slots[slot]
-	_, b := x.arena.of(old)
+	old := x.addrs.At(here)
+	_, b := x.block(old)
 	if len(b) == 16+len(record) && b[16] == record[0] && lease.RecordBits(b[16:]) == lease.RecordBits(record) && string(b[16+offIAID:16+offDUID+1+int(b[16+offDUID])]) == string(record[offIAID:offDUID+1+int(record[offDUID])]) {
 		copy(b[16:], record) // as with every renewal
 		return
 	}
 	before := x.clientOf(old)
 	at, filed := x.findClient(before)
-	filed = filed && x.clients.slots[at] == old
-	r := x.block(kindLease, raw[:], record)
+	filed = filed && x.clients.At(at) == old
+	r := x.add(kindLease, raw[:], record)
 	switch {
 	case filed && x.clientOf(r).Is(before):
-		x.clients.slots[at] = r
+		x.clients.Move(at, r)
 	case filed:
-		x.clients.remove(at, x.clientHash)
+		x.clients.Remove(at)
 	}
-	x.addrs.slots[slot] = r
+	x.addrs.Move(here, r)
 	x.drop(old)
 }
 
 // forget removes a lease; who asks for it is told by the store.
 func (x *Index) forget(addr netip.Addr) {
-	if slot, ok := x.findAddr(addr.As16()); ok {
-		x.removeAt(slot)
+	if at, ok := x.findAddr(addr.As16()); ok {
+		x.removeAt(at)
 	}
 }
 
-func (x *Index) removeAt(slot int) {
-	r := x.addrs.slots[slot]
-	if at, ok := x.findClient(x.clientOf(r)); ok && x.clients.slots[at] == r {
-		x.clients.remove(at, x.clientHash)
+func (x *Index) removeAt(here int) {
+	r := x.addrs.At(here)
+	if at, ok := x.findClient(x.clientOf(r)); ok && x.clients.At(at) == r {
+		x.clients.Remove(at)
 	}
-	x.addrs.remove(slot, x.addrHash)
+	x.addrs.Remove(here)
 	x.drop(r)
 }
 
@@ -236,16 +253,15 @@ func (x *Index) fileAs(c lease.Client, addrs []byte) {
 	x.unfile(c)
 	here := false
 	for b := addrs; len(b) >= 16; b = b[16:] {
-		slot, ok := x.findAddr([16]byte(b))
-		if ok && len(addrs) == 16 && x.clientOf(x.addrs.slots[slot]).Is(c) {
-			r := x.addrs.slots[slot]
-			at, _ := x.findClient(c)
-			x.clients.set(at, r, x.clientHash)
+		at, ok := x.findAddr([16]byte(b))
+		if r := x.addrs.At(at); ok && len(addrs) == 16 && x.clientOf(r).Is(c) {
+			at, _ = x.findClient(c)
+			x.clients.Set(at, r, x.hashClient(c))
 			return
 		}
 		here = here || ok
 	}
-	if !here || headLen+6+len(c.DUID)+len(addrs) > maxUnits*unit {
+	if !here || headLen+6+len(c.DUID)+len(addrs) > arena.MaxLen {
 		return
 	}
 	head := make([]byte, 0, 6+lease.MaxDUIDLen)
@@ -254,7 +270,7 @@ func (x *Index) fileAs(c lease.Client, addrs []byte) {
 	}
 	head = append(append(binary.BigEndian.AppendUint32(head, c.IAID), byte(len(c.DUID))), c.DUID...)
 	at, _ := x.findClient(c)
-	x.clients.set(at, x.block(kindList, head, addrs), x.clientHash)
+	x.clients.Set(at, x.add(kindList, head, addrs), x.hashClient(c))
 }
 
 // unfile removes what is filed under a client.
@@ -263,9 +279,9 @@ func (x *Index) unfile(c lease.Client) {
 	if !ok {
 		return
 	}
-	r := x.clients.slots[at]
-	x.clients.remove(at, x.clientHash)
-	if kind, _ := x.arena.of(r); kind == kindList {
+	r := x.clients.At(at)
+	x.clients.Remove(at)
+	if kind, _ := x.block(r); kind == kindList {
 		x.drop(r)
 	}
 }
@@ -277,9 +293,7 @@ func (x *Index) half(number uint64) []byte {
 	return x.halves[number/halvesAtOnce][number%halvesAtOnce*16:][:16]
 }
 
-func (x *Index) halfOf(r ref) [16]byte { return [16]byte(x.half(uint64(r) - 1)) }
-
-func (x *Index) keyHash(r ref) uint64 { return x.hashAddr(x.halfOf(r)) }
+func (x *Index) halfOf(r arena.Ref) [16]byte { return [16]byte(x.half(uint64(r) - 1)) }
 
 // maxNumbers bounds the subscribers that are indexed. Numbers begin at 0 and leave none out.
 const maxNumbers = 1 << 31
@@ -290,18 +304,19 @@ func (x *Index) register(key idcodec.LookupKey, number uint64) {
 	}
 	half := [16]byte(key[:])
 	for uint64(len(x.halves)) <= number/halvesAtOnce {
-		x.halves = append(x.halves, x.memory.get(16*halvesAtOnce))
+		x.halves = append(x.halves, x.memory.Get(16*halvesAtOnce))
 	}
 	copy(x.half(number), half[:])
-	slot, _ := x.keys.find(x.hashAddr(half), func(r ref) bool { return x.halfOf(r) == half })
-	x.keys.set(slot, ref(number+1), x.keyHash)
+	hash := x.hashAddr(half)
+	at, _ := x.keys.Find(hash, func(r arena.Ref) bool { return x.halfOf(r) == half })
+	x.keys.Set(at, arena.Ref(number+1), hash)
 }
 
 // Lookup implements lease.Store.
 func (x *Index) Lookup(key idcodec.LookupKey) (uint64, error) {
 	half := [16]byte(key[:])
-	if slot, ok := x.keys.find(x.hashAddr(half), func(r ref) bool { return x.halfOf(r) == half }); ok {
-		return uint64(x.keys.slots[slot]) - 1, nil
+	if at, ok := x.keys.Find(x.hashAddr(half), func(r arena.Ref) bool { return x.halfOf(r) == half }); ok {
+		return uint64(x.keys.At(at)) - 1, nil
 	}
 	return x.Cache.Lookup(key)
 }
@@ -317,8 +332,8 @@ func (x *Index) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (
 
 // Lease implements lease.Store.
 func (x *Index) Lease(addr netip.Addr) (lease.Lease, error) {
-	if slot, ok := x.findAddr(addr.As16()); ok {
-		_, b := x.arena.of(x.addrs.slots[slot])
+	if at, ok := x.findAddr(addr.As16()); ok {
+		_, b := x.block(x.addrs.At(at))
 		return lease.ParseRecord(addr, b[16:])
 	}
 	return x.Cache.Lease(addr)
@@ -330,7 +345,7 @@ func (x *Index) ByClient(dst []netip.Addr, c lease.Client) ([]netip.Addr, error)
 	if !ok {
 		return x.Cache.ByClient(dst, c)
 	}
-	kind, b := x.arena.of(x.clients.slots[at])
+	kind, b := x.block(x.clients.At(at))
 	if kind == kindLease {
 		return append(dst, netip.AddrFrom16([16]byte(b))), nil
 	}
@@ -353,7 +368,7 @@ func (x *Index) Apply(u *lease.Update) error {
 		return err
 	}
 	var now time.Time
-	buf := make([]byte, 0, maxUnits*unit)
+	buf := make([]byte, 0, arena.MaxLen)
 	for i := range u.Put {
 		l := &u.Put[i]
 		buf = lease.AppendRecord(buf[:0], l)
@@ -384,14 +399,14 @@ func (x *Index) Apply(u *lease.Update) error {
 // where as many clients renew twice an hour all are looked at within 75 minutes. More at once would cost
 // more than the change: each is somewhere else in memory.
 func (x *Index) sweep(now time.Time) {
-	if x.swept++; x.swept >= len(x.addrs.slots) {
+	if x.swept++; x.swept >= x.addrs.Slots() {
 		x.swept = 0
 	}
-	r := x.addrs.slots[x.swept]
+	r := x.addrs.At(x.swept)
 	if r == 0 {
 		return
 	}
-	_, b := x.arena.of(r)
+	_, b := x.block(r)
 	if ends, _ := endOf(b[16:]); ends <= uint64(max(0, now.Add(-keep).Unix())) {
 		x.removeAt(x.swept)
 	}

@@ -107,6 +107,12 @@ func compare(t *testing.T, rng *rand.Rand) {
 				u.Delete = append(u.Delete, l)
 			}
 		}
+		// What is fetched may be there or not, and changes nothing.
+		f := lease.Foreseen{Keys: []idcodec.LookupKey{{byte(rng.IntN(9))}}}
+		for range rng.IntN(4) {
+			f.Clients = append(f.Clients, client(rng.IntN(clients)))
+		}
+		x.Prefetch(&f)
 		before := x.Len()
 		if err := x.Apply(&u); err != nil {
 			t.Fatal(err)
@@ -166,6 +172,7 @@ func TestSubscribersAreFound(t *testing.T) {
 		}
 	}
 	for n := range 3000 {
+		x.Prefetch(&lease.Foreseen{Keys: []idcodec.LookupKey{key(n), key(n + 1)}})
 		if got, err := x.Lookup(key(n)); err != nil || got != uint64(n) {
 			t.Fatalf("%d: %d, %v", n, got, err)
 		}

@@ -2,18 +2,25 @@ package pebblestore
 
 import (
 	"bytes"
+	"encoding/binary"
+	"hash/maphash"
+	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+
+	"brightgid/lease/arena"
 )
 
-// table holds the records of leases by their addresses, in the order in which they came.
+// table holds the records of leases by their addresses, and the addresses in the order in which they came.
 type table struct {
-	places map[[16]byte]place
+	memory arena.Memory
+	seed   maphash.Seed
+	blocks *arena.Arena // address(16) length(2) record
+	places *arena.Table // nil if there never was a lease
+
 	order  [][16]byte
-	chunks [][]byte
-	chunk  int   // that is being filled
 	runs   []run // of order, the first address of each being the least of the first run's
 	sorted int   // how much of order is in runs
 }
@@ -21,59 +28,101 @@ type table struct {
 // run is a part of the order that is sorted, but for what Pebble has of it.
 type run [][16]byte
 
-// place is where a record is.
-type place struct {
-	chunk  uint32
-	offset uint32
-	length uint32
+const headLen = 18
+
+func newTable() *table { return &table{seed: maphash.MakeSeed()} }
+
+// close gives the memory back, and the table is empty.
+func (t *table) close() {
+	t.blocks, t.places, t.order = nil, nil, nil
+	t.memory.Close()
 }
-
-const chunkLen = 1 << 18
-
-func newTable() *table { return &table{places: make(map[[16]byte]place)} }
 
 // len is how many records there are at the most.
 func (t *table) len() int { return len(t.order) }
 
-func (t *table) at(p place) []byte {
-	return t.chunks[p.chunk][p.offset : p.offset+p.length]
+func (t *table) hash(addr [16]byte) uint32 { return uint32(maphash.Bytes(t.seed, addr[:])) }
+
+// find returns the slot of an address, which is free if it has no record.
+func (t *table) find(addr [16]byte, hash uint32) (at int, ok bool) {
+	return t.places.Find(hash, func(r arena.Ref) bool { return [16]byte(t.blocks.At(r)) == addr })
 }
 
+// at returns the record that is in a block.
+func (t *table) at(r arena.Ref) []byte {
+	b := t.blocks.At(r)
+	return b[headLen : headLen+int(binary.LittleEndian.Uint16(b[16:]))]
+}
+
+// get returns the record of an address, which is the table's.
 func (t *table) get(addr [16]byte) ([]byte, bool) {
-	p, ok := t.places[addr]
+	if t.places == nil {
+		return nil, false
+	}
+	at, ok := t.find(addr, t.hash(addr))
 	if !ok {
 		return nil, false
 	}
-	return t.at(p), true
+	return t.at(t.places.At(at)), true
+}
+
+// fetch has the processor fetch what get and put look at.
+func (t *table) fetch(addrs []netip.Addr) {
+	if t.places == nil {
+		return
+	}
+	for _, a := range addrs {
+		t.places.Fetch(t.hash(a.As16()))
+	}
+	for _, a := range addrs {
+		if r := t.places.Probably(t.hash(a.As16())); r != 0 {
+			t.blocks.Fetch(r, 2*headLen)
+		}
+	}
 }
 
 func (t *table) put(addr [16]byte, record []byte) {
-	if p, ok := t.places[addr]; ok && int(p.length) == len(record) {
-		copy(t.at(p), record)
-		return
-	} else if !ok {
+	if t.places == nil {
+		t.blocks, t.places = arena.New(&t.memory), arena.NewTable(&t.memory)
+	}
+	hash := t.hash(addr)
+	at, ok := t.find(addr, hash)
+	if ok {
+		old := t.places.At(at)
+		b := t.at(old)
+		if len(b) == len(record) {
+			copy(b, record)
+			return
+		}
+		t.blocks.Release(old, headLen+len(b))
+	} else {
 		t.order = append(t.order, addr)
 	}
-	if len(t.chunks) > 0 && len(t.chunks[t.chunk])+len(record) > chunkLen {
-		t.chunk++
-	}
-	if t.chunk == len(t.chunks) {
-		t.chunks = append(t.chunks, make([]byte, 0, chunkLen))
-	}
-	c := t.chunks[t.chunk]
-	t.places[addr] = place{uint32(t.chunk), uint32(len(c)), uint32(len(record))}
-	t.chunks[t.chunk] = append(c, record...)
+	r, b := t.blocks.Alloc(headLen + len(record))
+	copy(b, addr[:])
+	binary.LittleEndian.PutUint16(b[16:], uint16(len(record)))
+	copy(b[headLen:], record)
+	t.places.Set(at, r, hash)
 }
 
-func (t *table) remove(addr [16]byte) { delete(t.places, addr) }
+func (t *table) remove(addr [16]byte) {
+	if t.places == nil {
+		return
+	}
+	if at, ok := t.find(addr, t.hash(addr)); ok {
+		r := t.places.At(at)
+		t.blocks.Release(r, headLen+len(t.at(r)))
+		t.places.Remove(at)
+	}
+}
 
 // reset empties the table and keeps its memory.
 func (t *table) reset() {
-	clear(t.places)
-	t.order, t.runs, t.chunk, t.sorted = t.order[:0], t.runs[:0], 0, 0
-	for i := range t.chunks {
-		t.chunks[i] = t.chunks[i][:0]
+	if t.places != nil {
+		t.places.Clear()
+		t.blocks.Reset()
 	}
+	t.order, t.runs, t.sorted = t.order[:0], t.runs[:0], 0
 }
 
 // again has be given again what was.

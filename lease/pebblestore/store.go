@@ -606,6 +606,13 @@ func (s *Store) setAddrs(key []byte, addrs []netip.Addr) {
 	s.set(key, s.value)
 }
 
+// Prefetch has the processor fetch what is needed to write leases of these addresses.
+func (s *Store) Prefetch(addrs []netip.Addr) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	s.recent.fetch(addrs)
+}
+
 // renew files leases that nothing else changes with.
 func (s *Store) renew(leases []lease.Lease) {
 	var kbuf [17]byte
@@ -795,6 +802,13 @@ func (s *Store) Close() error {
 	close(s.stopping)
 	<-s.stopped
 	err = errors.Join(err, s.flush(), s.wal.Close())
+	s.mu.Lock()
+	for _, t := range []*table{s.recent, s.draining, s.empty} {
+		if t != nil {
+			t.close()
+		}
+	}
+	s.mu.Unlock()
 	close(s.closed)
 	if err = errors.Join(err, s.batch.Close(), s.db.Close()); err != nil {
 		return err // and the log has everything

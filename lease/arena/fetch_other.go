@@ -1,0 +1,7 @@
+//go:build purego || (!amd64 && !arm64)
+
+package arena
+
+import "unsafe"
+
+func fetch(unsafe.Pointer) {}
