@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	dhcp6 "github.com/insomniacslk/dhcp/dhcpv6"
@@ -39,9 +40,14 @@ const (
 	maxSockets = 8
 
 	// inFlight is how many batches of a socket are between being read and being sent.
-	// While the disk writes one, the next is handled; when all wait for the
+	// While the disk writes some, the next are handled; when all wait for the
 	// disk, packets wait in the socket and at last are lost, as UDP is.
-	inFlight = 4
+	inFlight = 8
+
+	// enough is how many batches are worth a sync of the disk while others could be handled first.
+	// On one processor nobody would begin it before all wait, and the processor would be idle until
+	// it ends.
+	enough = 2
 
 	// sharedInFlight is the same, of all sockets together, for a store that several servers
 	// share, which takes longer and in which more go into one commit the more wait for it.
@@ -84,6 +90,7 @@ type Server struct {
 	feed    *Feed
 	changes []lease.Lease // of the batch that is handled
 	handled chan *batch
+	waiting atomic.Int32 // batches for the disk
 
 	park    chan *parked // to those that wait
 	joining sync.Mutex
@@ -288,6 +295,7 @@ func (s *Server) Serve(until context.Context) error {
 			senders.Go(func() {
 				for b := range k.ready {
 					s.send(b, k.write)
+					b.free <- b
 				}
 			})
 		}
@@ -296,10 +304,13 @@ func (s *Server) Serve(until context.Context) error {
 		defer close(settled)
 		for b := range s.handled {
 			// Of one socket this goroutine sends as well, which is a waking less.
-			if s.settle(b); len(s.sockets) > 1 {
+			s.settle(b)
+			s.waiting.Add(-1)
+			if len(s.sockets) > 1 {
 				b.socket.ready <- b
 			} else {
 				s.send(b, b.socket.write)
+				b.free <- b
 			}
 		}
 	}()
@@ -311,8 +322,11 @@ func (s *Server) Serve(until context.Context) error {
 		}
 		readers.Go(func() {
 			write := k.conn.NewWriter()
+			var b *batch // the same as long as it can be, which is in the processor's caches
 			for {
-				b := <-free
+				if b == nil {
+					b = <-free
+				}
 				in, err := b.read.Read()
 				if err != nil {
 					cancel(err)
@@ -320,6 +334,8 @@ func (s *Server) Serve(until context.Context) error {
 				}
 				if s.answer(b, in) {
 					s.send(b, write)
+				} else {
+					b = nil
 				}
 			}
 		})
@@ -331,6 +347,7 @@ func (s *Server) Serve(until context.Context) error {
 		s.again(ctx.Done(), func(p *parked) {
 			if b := <-free; s.answer(b, []udpbatch.Message{p.packet}) {
 				s.send(b, write)
+				b.free <- b
 			}
 		})
 	})
@@ -372,8 +389,8 @@ func (s *Server) watch(ctx context.Context) {
 	}
 }
 
-// answer handles packets as one batch and has the answers sent, or reports that they may be sent
-// at once, since they wait for nothing.
+// answer handles packets as one batch. It reports that the answers may be sent at once, since they
+// wait for nothing; else the batch is on its way, and comes back by itself.
 func (s *Server) answer(b *batch, in []udpbatch.Message) (now bool) {
 	b.out = b.out[:0]
 	s.mu.Lock()
@@ -402,8 +419,7 @@ func (s *Server) answer(b *batch, in []udpbatch.Message) (now bool) {
 	}
 	b.changes, s.changes = append(b.changes[:0], s.changes...), s.changes[:0]
 	if len(b.out) == 0 && len(b.changes) == 0 {
-		b.free <- b
-		return false
+		return true
 	}
 	if !s.each {
 		b.parts = append(b.parts, part{s.barrier(), len(b.out), len(b.changes)})
@@ -413,6 +429,9 @@ func (s *Server) answer(b *batch, in []udpbatch.Message) (now bool) {
 		return true
 	}
 	s.handled <- b // it has room for all batches
+	if s.waiting.Add(1) == enough {
+		runtime.Gosched()
+	}
 	return false
 }
 
@@ -525,6 +544,9 @@ func (s *Server) settle(b *batch) {
 
 // send sends what settle has left.
 func (s *Server) send(b *batch, w *udpbatch.Writer) {
+	if len(b.out) == 0 {
+		return
+	}
 	err := w.Write(b.out, func(m *udpbatch.Message, err error) {
 		s.stats.WriteErrors.Add(1)
 		s.log.Debug("a reply was not sent", "to", m.Peer, "error", err)
@@ -533,5 +555,4 @@ func (s *Server) send(b *batch, w *udpbatch.Writer) {
 		s.stats.WriteErrors.Add(uint64(len(b.out)))
 		s.log.Error("replies could not be sent", "error", err)
 	}
-	b.free <- b
 }
