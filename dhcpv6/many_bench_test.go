@@ -275,17 +275,20 @@ func (m *manyLab) prune(msgs [][]byte) (pruned, renewed float64) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan result)
 	p := &lease.Pruner{
-		Store: m.store, Allocator: m.alloc, Traffic: m.h.stats.Messages, Now: time.Now,
+		Store: m.store, Allocator: m.alloc,
 		Do: func(f func()) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			f()
 		},
-		Rest: func(ctx context.Context, d time.Duration) {
-			select {
-			case <-ctx.Done():
-			case <-time.After(d):
-			}
+		Pace: &lease.Pace{
+			Traffic: m.h.stats.Messages, Now: time.Now,
+			Rest: func(ctx context.Context, d time.Duration) {
+				select {
+				case <-ctx.Done():
+				case <-time.After(d):
+				}
+			},
 		},
 	}
 	go func() {

@@ -18,6 +18,7 @@ func TestPrune(t *testing.T) {
 	}{
 		"beside traffic": {func(calls uint64) uint64 { return calls }, true},
 		"alone":          {func(uint64) uint64 { return 7 }, false},
+		"nobody knows":   {nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := policy
@@ -40,10 +41,14 @@ func TestPrune(t *testing.T) {
 			var rested time.Duration
 			pruner := &lease.Pruner{
 				Store: b.store, Allocator: b.Allocator,
-				Do:      func(f func()) { steps++; f() },
-				Traffic: func() uint64 { calls++; return c.traffic(calls) },
-				Now:     func() time.Time { now = now.Add(time.Second); return now },
-				Rest:    func(_ context.Context, d time.Duration) { rested += d },
+				Do: func(f func()) { steps++; f() },
+				Pace: &lease.Pace{
+					Now:  func() time.Time { now = now.Add(time.Second); return now },
+					Rest: func(_ context.Context, d time.Duration) { rested += d },
+				},
+			}
+			if c.traffic != nil {
+				pruner.Pace.Traffic = func() uint64 { calls++; return c.traffic(calls) }
 			}
 			removed, err := pruner.Prune(context.Background(), epoch)
 			if err != nil || removed != old || steps != 3 {

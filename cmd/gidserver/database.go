@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 
 	"brightgid/dhcpv6"
 	"brightgid/idcodec"
+	"brightgid/internal/cli"
 	"brightgid/internal/secretfile"
 	"brightgid/lease"
 	"brightgid/lease/index"
@@ -95,6 +97,18 @@ func (s *setup) checkDatabase() error {
 	return errors.Join(errs...)
 }
 
+// serverName is what the server is called among those that share a database.
+func (s *setup) serverName() (string, error) {
+	if s.Database.Server != "" {
+		return s.Database.Server, nil
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("database.server: %w", err)
+	}
+	return name, nil
+}
+
 // openDatabase opens the database that is configured. What other servers change is told to
 // observe, and behind is called when some of that was missed.
 func (s *setup) openDatabase(ctx context.Context, log *slog.Logger, observe func([]lease.Lease), behind func()) (*database, error) {
@@ -114,11 +128,9 @@ func (s *setup) openDatabase(ctx context.Context, log *slog.Logger, observe func
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	name := s.Database.Server
-	if name == "" {
-		if name, err = os.Hostname(); err != nil {
-			return nil, errors.Join(fmt.Errorf("database.server: %w", err), db.Close())
-		}
+	name, err := s.serverName()
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
 	}
 	store, err := shared.New(ctx, db, shared.Options{
 		Name: name, Keys: keys, Cache: s.Database.Cache, Offline: s.Database.OfflineRenewals, Log: log, Observe: observe, Behind: behind,
@@ -211,9 +223,90 @@ func (s *setup) eachLeaseAtRest(ctx context.Context, f func(lease.Lease) error) 
 }
 
 func databaseCommand() *cobra.Command {
-	c := &cobra.Command{Use: "database", Short: "Make the tables of a database that servers share"}
-	c.AddCommand(databaseCreateCommand(), databaseSchemaCommand())
+	c := &cobra.Command{Use: "database", Short: "Make the tables of a database that servers share, and copy leases to it"}
+	c.AddCommand(databaseCreateCommand(), databaseImportCommand(), databaseSchemaCommand())
 	return c
+}
+
+func databaseImportCommand() *cobra.Command {
+	var file *string
+	var dry, asJSON bool
+	c := &cobra.Command{
+		Use:   "import",
+		Short: "Copy the embedded database into the one that [database] names",
+		Long: `Copy the registry, the leases and their history from the embedded database of this
+server, which must not run, into the database that [database] in the configuration
+names. No server may have used that one, and none may run on it meanwhile. An import that
+was interrupted can be done again.
+
+The embedded database stays as it is. It has what was copied, and keeps that from being
+forgotten: remove its directory when the server runs on the other.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := load(*file)
+			if err != nil {
+				return err
+			}
+			if s.Database.URL == "" {
+				return fmt.Errorf("%s: no database.url, which says where leases are to be copied", s.file)
+			}
+			n, err := s.importDatabase(c.Context(), dry, cli.Progress(c.ErrOrStderr(), "copying"))
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return json.NewEncoder(c.OutOrStdout()).Encode(n)
+			}
+			what := "were copied"
+			if dry {
+				what = "would be copied; this was a dry run"
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%d subscribers, %d leases, %d that ended before them, and %d clients %s.\n", n.Subscribers, n.Leases, n.History, n.Clients, what)
+			if !dry {
+				fmt.Fprintf(c.OutOrStdout(), "Remove %s when the server runs on the other database.\n", s.databaseDir())
+			}
+			return nil
+		},
+	}
+	file = configFlag(c)
+	c.Flags().BoolVarP(&dry, "dry-run", "n", false, "say what would be copied and copy nothing")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+// importDatabase copies the embedded database into the one that servers share.
+func (s *setup) importDatabase(ctx context.Context, dry bool, progress func(done, of int)) (n shared.Imported, err error) {
+	from, err := pebblestore.Open(s.databaseDir(), pebblestore.Options{ReadOnly: true})
+	if err != nil {
+		return n, err
+	}
+	defer from.Close()
+	db, err := s.openSQL(ctx, false)
+	if err != nil {
+		return n, err
+	}
+	defer db.Close()
+	switch registered, err := db.Registered(ctx); {
+	case err != nil:
+		return n, fmt.Errorf("database: %w", err)
+	case registered > 0:
+		return n, fmt.Errorf("database: %w", shared.ErrNotEmpty)
+	}
+	if n, err = shared.Count(ctx, from); err != nil || dry {
+		return n, err
+	}
+	name, err := s.serverName()
+	if err != nil {
+		return n, err
+	}
+	keys, err := s.keyed(time.Now())
+	if err != nil {
+		return n, err
+	}
+	if err := shared.Import(ctx, db, name, keys, from, n, progress); err != nil {
+		return n, fmt.Errorf("copying to the database: %w", err)
+	}
+	return n, nil
 }
 
 func databaseCreateCommand() *cobra.Command {

@@ -293,12 +293,16 @@ func maintain(ctx context.Context, keys *upkeep, store *database, alloc *lease.A
 // removeLeases removes the leases of epochs before the oldest, beside the handling of packets.
 func removeLeases(ctx context.Context, oldest uint32, store *database, alloc *lease.Allocator, server *dhcpv6.Server, traffic func() uint64) (removed int, err error) {
 	if store.shared == nil {
-		p := &lease.Pruner{Store: store, Allocator: alloc, Do: server.Do, Traffic: traffic, Now: time.Now, Rest: rest}
+		p := &lease.Pruner{Store: store, Allocator: alloc, Do: server.Do, Pace: &lease.Pace{Traffic: traffic, Now: time.Now, Rest: rest}}
 		return p.Prune(ctx, oldest)
 	}
 	const atOnce = 1000
+	pace := lease.Pace{Now: time.Now, Rest: rest} // other servers' clients wait for the database as well
 	for n := 1; n > 0 && ctx.Err() == nil; removed += n {
-		if n, err = store.shared.Forget(ctx, oldest, atOnce); err != nil {
+		if err := pace.Step(ctx, func() error {
+			n, err = store.shared.Forget(ctx, oldest, atOnce)
+			return err
+		}); err != nil {
 			return removed, err
 		}
 	}

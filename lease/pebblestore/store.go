@@ -777,6 +777,35 @@ func (s *Store) ScanKeys(after []byte, limit int, f func(idcodec.LookupKey, uint
 	})
 }
 
+// ScanSubscribers implements shared.Source.
+func (s *Store) ScanSubscribers(after []byte, limit int, f func(uint64, []byte) error) ([]byte, error) {
+	return s.scanNumbers(tagSubscriber, after, limit, f)
+}
+
+// ScanLists implements shared.Source.
+func (s *Store) ScanLists(after []byte, limit int, f func(uint64, []byte) error) ([]byte, error) {
+	return s.scanNumbers(tagList, after, limit, f)
+}
+
+func (s *Store) scanNumbers(tag byte, after []byte, limit int, f func(uint64, []byte) error) ([]byte, error) {
+	return s.scan(tag, after, limit, func(k, v []byte) error {
+		if len(k) != 8 {
+			return lease.ErrDamaged
+		}
+		return f(binary.BigEndian.Uint64(k), v)
+	})
+}
+
+// ScanHistory implements shared.Source.
+func (s *Store) ScanHistory(after []byte, limit int, f func(netip.Addr, time.Time, []byte) error) ([]byte, error) {
+	return s.scan(tagHistory, after, limit, func(k, v []byte) error {
+		if len(k) != 16+8 {
+			return lease.ErrDamaged
+		}
+		return f(netip.AddrFrom16([16]byte(k)), time.Unix(int64(binary.BigEndian.Uint64(k[16:])), 0), v)
+	})
+}
+
 // Barrier implements lease.Store. When nothing was written since the last
 // barrier it returns that one.
 func (s *Store) Barrier() lease.Barrier {

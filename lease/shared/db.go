@@ -87,6 +87,11 @@ type Attachment struct {
 	Lengths    []uint8       // lengths of the delegated prefixes that were ever filed, the longest first
 }
 
+// firstRev is what revisions of rows that the server writes are above, and firstSeq what numbers of
+// its commits are, so that those of one start are others than those of another.
+func (a *Attachment) firstRev() int64 { return (int64(a.Server)*MaxStarts + int64(a.Start)) << 39 }
+func (a *Attachment) firstSeq() int64 { return int64(a.Start) << 40 }
+
 // Keyed tells whether servers have the same keys. Tag returns a number, below 2^63, that
 // nobody finds out keys by, and that is another one for other keys; it fails for an epoch
 // whose key is erased.

@@ -198,8 +198,7 @@ func New(ctx context.Context, db DB, o Options) (*Store, error) {
 		cache: recent.New[Key, entry](4 * o.Cache), pending: make(map[Key]pendingRow), reads: make(map[Key]entry),
 		fresh:    recent.New[uint64, struct{}](o.Cache),
 		deferred: make(map[Key]*unit), seen: me.Heads, prev: me.Last, next: me.Next, end: me.End,
-		// Revisions and commits of one start are others than those of another.
-		rev: (int64(me.Server)*MaxStarts + int64(me.Start)) << 39, seq: int64(me.Start) << 40,
+		rev: me.firstRev(), seq: me.firstSeq(),
 	}
 	if s.seen == nil {
 		s.seen = make(map[int]int64)
