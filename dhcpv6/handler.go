@@ -325,6 +325,7 @@ func (h *Handler) answer(now time.Time, o *received, out []byte) (reply []byte, 
 	} else if drop = o.drop; drop == 0 {
 		reply, to, drop = h.serve(now, o, out)
 	}
+	o.id = eidauth.Identity{} // which is kept no longer than it is needed
 	if drop != 0 {
 		h.stats.Dropped[drop].Add(1)
 	}
@@ -509,7 +510,6 @@ func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 		h.identify(o)
 	}
 	id, err := o.id, o.err
-	o.id = eidauth.Identity{} // which is kept no longer than it is needed
 	switch {
 	case err == nil:
 	case errors.Is(err, eidauth.ErrPending):

@@ -131,6 +131,7 @@ type Result struct {
 	Resent    int
 	Refused   int // exchanges that ended without an address
 	Latency   []time.Duration
+	Late      []time.Duration // how late the exchanges of an open loop began, which is the load's own fault
 	Held      map[uint32]Held // by client, if the load keeps it
 	// RequestSize and ReplySize are the lengths in bytes of the UDP payloads.
 	RequestSize, ReplySize int
@@ -144,12 +145,17 @@ type Held struct {
 }
 
 // Percentile returns a latency of all exchanges; p is 0 to 1.
-func (r *Result) Percentile(p float64) time.Duration {
-	if len(r.Latency) == 0 {
+func (r *Result) Percentile(p float64) time.Duration { return percentile(r.Latency, p) }
+
+// LatePercentile is Percentile of how late exchanges began.
+func (r *Result) LatePercentile(p float64) time.Duration { return percentile(r.Late, p) }
+
+func percentile(all []time.Duration, p float64) time.Duration {
+	if len(all) == 0 {
 		return 0
 	}
-	slices.Sort(r.Latency)
-	return r.Latency[min(int(p*float64(len(r.Latency))), len(r.Latency)-1)]
+	slices.Sort(all)
+	return all[min(int(p*float64(len(all))), len(all)-1)]
 }
 
 // client is one exchange under way.
@@ -222,6 +228,7 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 			if at.After(now) {
 				break
 			}
+			res.Late = append(res.Late, now.Sub(at))
 			if err := begin(at); err != nil {
 				return err
 			}

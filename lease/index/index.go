@@ -1,7 +1,7 @@
 // Package index keeps the leases that hold in memory, before a store on disk: what a client that
 // renews asks for is there, however many there are.
 //
-// It takes about 160 bytes for a lease of a subscriber with one client. Hashes are of a random
+// It takes about 180 bytes for a lease of a subscriber with one client. Hashes are of a random
 // key, so that nobody can choose what collides.
 package index
 

@@ -33,6 +33,7 @@ type report struct {
 	P50       float64     `json:"p50_ms"`
 	P99       float64     `json:"p99_ms"`
 	P999      float64     `json:"p999_ms"`
+	LateP99   float64     `json:"late_p99_ms"` // how late exchanges of an open loop began
 }
 
 func command() *cobra.Command {
@@ -94,7 +95,7 @@ had to begin. Do not point it at a server that others need.`,
 				return err
 			}
 			ms := func(p float64) float64 { return float64(r.Percentile(p).Microseconds()) / 1000 }
-			out := report{l.Kind, r.Exchanges, r.Refused, r.Resent, r.Elapsed.Seconds(), float64(r.Exchanges) / r.Elapsed.Seconds(), ms(0.5), ms(0.99), ms(0.999)}
+			out := report{l.Kind, r.Exchanges, r.Refused, r.Resent, r.Elapsed.Seconds(), float64(r.Exchanges) / r.Elapsed.Seconds(), ms(0.5), ms(0.99), ms(0.999), float64(r.LatePercentile(0.99).Microseconds()) / 1000}
 			if asJSON {
 				return json.NewEncoder(c.OutOrStdout()).Encode(out)
 			}
@@ -102,6 +103,9 @@ had to begin. Do not point it at a server that others need.`,
 			fmt.Fprintf(t, "exchanges\t%d (%s), %d without a lease, %d messages sent again\n", out.Exchanges, out.Kind, out.Refused, out.Resent)
 			fmt.Fprintf(t, "rate\t%.0f a second\n", out.PerSecond)
 			fmt.Fprintf(t, "latency\t%.2f ms (median), %.2f ms (99 of 100), %.2f ms (999 of 1000)\n", out.P50, out.P99, out.P999)
+			if rate > 0 {
+				fmt.Fprintf(t, "began late\t%.2f ms (99 of 100), which is in the latency and the load's own fault\n", out.LateP99)
+			}
 			return t.Flush()
 		},
 	}
