@@ -489,7 +489,7 @@ func writeTable(path string, servers []*rival, few, many, disk *measured, late, 
 	one := fmt.Sprintf("%.1f", 2*median(few.cpu))
 	row("echo, two datagrams; p99 of one at half of its rate", one, one, one, "", "", fmt.Sprintf("%.1f", median(few.p99)), "", fmt.Sprintf("%.1f", median(few.p99)))
 	fmt.Fprintf(&t, "\nIn the same run the disk took %.2f ms for a sync, and %.2f in one of a hundred, with nothing else to do; at half of the rate one exchange in a hundred "+
-		"began %.1f ms late, and more, for which the load is to blame; and "+
+		"began %.1f ms late or later, for which the load is to blame; and "+
 		"the servers' processor, with nothing to do but to look at the clock, stood still for a millisecond and more at a time in %.1f ‰ of the time.\n",
 		median(disk.p50), median(disk.p99), late, lost)
 	t.WriteString("\n![Exchanges a second](bench-dhcp.svg)\n")
