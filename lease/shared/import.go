@@ -70,8 +70,8 @@ func (n *Imported) add(rows []Row) {
 }
 
 // Import copies a database of one server, which has as much as Count says, into one that servers
-// will share, as the server of a name; progress is told how many rows are there and how many
-// there will be. Until the end no subscriber number counts as given, so that an import that
+// will share, as the server of a name; progress, if it is not nil, is told how many rows are
+// there and how many there will be. Until the end no subscriber number counts as given, so that an import that
 // was interrupted can be done again. It returns [ErrNotEmpty] where one was.
 //
 // What a subscriber has used of a prefix is not copied: each server of a shared database counts
@@ -108,7 +108,9 @@ func Import(ctx context.Context, db DB, name string, keys Keyed, from Source, of
 		}
 		c.Prev = c.Seq
 		done.add(rows)
-		progress(done.rows, of.rows)
+		if progress != nil {
+			progress(done.rows, of.rows)
+		}
 		return nil
 	})
 	switch {

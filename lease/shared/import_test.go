@@ -99,7 +99,7 @@ func TestImport(t *testing.T) {
 	if interrupted < 3 {
 		t.Errorf("interrupted %d times only", interrupted)
 	}
-	if err := shared.Import(t.Context(), db, "one", keys, from, count, func(int, int) {}); !errors.Is(err, shared.ErrNotEmpty) {
+	if err := shared.Import(t.Context(), db, "one", keys, from, count, nil); !errors.Is(err, shared.ErrNotEmpty) {
 		t.Errorf("a second time: %v", err)
 	}
 
@@ -153,7 +153,7 @@ func TestWhatCannotBeImported(t *testing.T) {
 		t.Fatal(err)
 	}
 	imported := func(db *memdb.Database, keys shared.Keyed) error {
-		return shared.Import(t.Context(), &memdb.Conn{Database: db}, "one", keys, from, count, func(int, int) {})
+		return shared.Import(t.Context(), &memdb.Conn{Database: db}, "one", keys, from, count, nil)
 	}
 	used := memdb.New()
 	s := attach(t, &memdb.Conn{Database: used}, shared.Options{})

@@ -74,7 +74,7 @@ func TestLeasesMoveToASharedDatabase(t *testing.T) {
 	if _, err := database("import"); err == nil || !strings.Contains(err.Error(), "no database.url") {
 		t.Errorf("an import to nowhere: %v", err)
 	}
-	w.must(w.Configure("database", fmt.Sprintf("url = %q\nserver = \"one\"\n", pglab.URL(pg))))
+	w.must(w.Configure("database", fmt.Sprintf("url = %q\nserver = \"one\"\n", pglab.Sockets(pg))))
 	_, err = database("create")
 	w.must(err)
 	if _, err := database("import"); err == nil || !strings.Contains(err.Error(), "is gidserver running already?") {
