@@ -29,9 +29,10 @@ import (
 // BenchmarkManyLeases renews random leases among few and among many, durably, through the
 // handler, and prints how the rates compare, how much memory a lease takes, how soon after it
 // is started the first is renewed and how soon all are in memory, how long it takes to read an
-// address's history, how the rate is while leases of a forgotten epoch are removed, what a renewal takes of processors, and
-// what part of the time 5,600 renewals a second take, which is what 10 million clients ask for that renew every half hour. GID_BENCH_LEASES says
-// how many are many; a million if it is not set.
+// address's history, how the rate is while leases of a forgotten epoch are removed, what a renewal
+// takes of processors, and what part of the time 5,600 renewals a second take, which is what 10
+// million clients ask for that renew every half hour. GID_BENCH_LEASES says how many are many; a
+// million if it is not set.
 func BenchmarkManyLeases(b *testing.B) {
 	many := 1_000_000
 	if s := os.Getenv("GID_BENCH_LEASES"); s != "" {

@@ -79,7 +79,7 @@ type Server struct {
 
 	prefetch func(*lease.Foreseen) // nil if the store does not want to know
 	foreseen lease.Foreseen
-	received [batchSize]received
+	received [batchSize]received // of the batch that is handled
 	now      func() time.Time
 	stats    *Stats
 	log      *slog.Logger
@@ -395,10 +395,12 @@ func (s *Server) answer(b *batch, in []udpbatch.Message) (now bool) {
 	b.out = b.out[:0]
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for i := range in {
+		s.receive(&in[i], &s.received[i])
+	}
 	if s.prefetch != nil {
 		s.foreseen.Keys, s.foreseen.Clients = s.foreseen.Keys[:0], s.foreseen.Clients[:0]
 		for i := range in {
-			s.receive(&in[i], &s.received[i])
 			s.handler.foresee(&s.received[i], &s.foreseen)
 		}
 		s.prefetch(&s.foreseen)
@@ -406,13 +408,7 @@ func (s *Server) answer(b *batch, in []udpbatch.Message) (now bool) {
 	b.at = s.now()
 	b.parts = b.parts[:0]
 	for i := range in {
-		r := &s.received[0] // one after another, which are all in the processor's cache
-		if s.prefetch != nil {
-			r = &s.received[i]
-		} else {
-			s.receive(&in[i], r)
-		}
-		s.handle(b, &in[i], r)
+		s.handle(b, &in[i], &s.received[i])
 		if s.each {
 			b.parts = append(b.parts, part{s.barrier(), len(b.out), len(s.changes)})
 		}
@@ -486,7 +482,7 @@ func (s *Server) receive(in *udpbatch.Message, r *received) {
 
 // handle answers a packet that receive has read.
 func (s *Server) handle(b *batch, in *udpbatch.Message, r *received) {
-	if !in.Local.IsValid() {
+	if !in.Local.IsValid() && !in.Truncated {
 		return
 	}
 	k := len(b.out)

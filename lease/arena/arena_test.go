@@ -110,13 +110,3 @@ func TestBlocksAreUsedAgain(t *testing.T) {
 		t.Errorf("%d slabs, %d at first", a.Slabs(), held)
 	}
 }
-
-// It is no matter what memory is fetched.
-func TestFetch(t *testing.T) {
-	b := make([]byte, 300)
-	for n := range 301 {
-		arena.Fetch(b[:n], 300)
-		arena.Fetch(b[300-n:], n)
-	}
-	arena.Fetch(nil, 10)
-}

@@ -13,7 +13,8 @@ import (
 	"brightgid/lease/arena"
 )
 
-// table holds the records of leases by their addresses, and the addresses in the order in which they came.
+// table holds the records of leases by their addresses, and the addresses in the order in which
+// they came.
 type table struct {
 	memory arena.Memory
 	seed   maphash.Seed

@@ -101,7 +101,13 @@ func TestLeasesMoveToASharedDatabase(t *testing.T) {
 	second, err := w.Second(relay)
 	w.must(err)
 	t.Cleanup(func() {
-		if t.Failed() && second.Server != nil {
+		if second.Server == nil {
+			return
+		}
+		if strings.Contains(second.Server.Log(), "DATA RACE") {
+			t.Error("the second gidserver has a data race")
+		}
+		if t.Failed() {
 			t.Logf("the second gidserver wrote:\n%s", second.Server.Log())
 		}
 	})
