@@ -19,15 +19,16 @@ type Feed struct {
 	mu        sync.Mutex
 	followers map[*follower]struct{}
 	n         atomic.Int32 // followers, for who should not wait for the lock
-	next      *Feed        // which hears of all that this one does; may be nil
+}
+
+// Change is what has become of a lease.
+type Change struct {
+	lease.Lease
+	Theirs bool // another server has changed it, with which this one shares its database
 }
 
 // NewFeed returns a feed without followers.
 func NewFeed() *Feed { return &Feed{followers: make(map[*follower]struct{})} }
-
-// Into has another feed hear of all that this one does. It is for the time before anything
-// is published.
-func (f *Feed) Into(next *Feed) { f.next = next }
 
 // Lose tells all followers that changes were lost, so that they begin anew.
 func (f *Feed) Lose() {
@@ -42,12 +43,12 @@ func (f *Feed) Lose() {
 
 // follower is one who listens to a feed.
 type follower struct {
-	changes chan lease.Lease
+	changes chan Change
 	behind  chan struct{} // closed when changes were lost
 }
 
 func (f *Feed) follow() *follower {
-	w := &follower{changes: make(chan lease.Lease, feedQueue), behind: make(chan struct{})}
+	w := &follower{changes: make(chan Change, feedQueue), behind: make(chan struct{})}
 	f.mu.Lock()
 	f.followers[w] = struct{}{}
 	f.n.Store(int32(len(f.followers)))
@@ -67,7 +68,7 @@ var ErrBehind = errors.New("more changes wait than are kept; begin anew")
 
 // Follow calls begin when it follows, and then f with each change, until the context ends
 // or one of them returns an error, which it returns.
-func (f *Feed) Follow(ctx context.Context, begin func() error, change func(lease.Lease) error) error {
+func (f *Feed) Follow(ctx context.Context, begin func() error, change func(Change) error) error {
 	w := f.follow()
 	defer f.unfollow(w)
 	if err := begin(); err != nil {
@@ -79,8 +80,8 @@ func (f *Feed) Follow(ctx context.Context, begin func() error, change func(lease
 			return ctx.Err()
 		case <-w.behind:
 			return ErrBehind
-		case l := <-w.changes:
-			if err := change(l); err != nil {
+		case c := <-w.changes:
+			if err := change(c); err != nil {
 				return err
 			}
 		}
@@ -89,22 +90,20 @@ func (f *Feed) Follow(ctx context.Context, begin func() error, change func(lease
 
 // Following reports whether anybody follows, so that nobody need collect changes
 // for none.
-func (f *Feed) Following() bool { return f.n.Load() > 0 || f.next != nil && f.next.Following() }
+func (f *Feed) Following() bool { return f.n.Load() > 0 }
 
-// Publish hands changes to all followers. It never waits for one.
-func (f *Feed) Publish(changes []lease.Lease) {
+// Publish hands changes to all followers; theirs says that another server has made them. It never
+// waits for a follower.
+func (f *Feed) Publish(changes []lease.Lease, theirs bool) {
 	if len(changes) == 0 {
 		return
-	}
-	if f.next != nil {
-		f.next.Publish(changes)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for w := range f.followers {
-		for _, c := range changes {
+		for _, l := range changes {
 			select {
-			case w.changes <- c:
+			case w.changes <- Change{l, theirs}:
 				continue
 			default:
 			}

@@ -499,7 +499,7 @@ func TestActiveLeaseQueryFollowsChanges(t *testing.T) {
 		given := held("2001:db8:1::a", 1, time.Now().Add(time.Hour))
 		taken := given
 		taken.State = lease.Released
-		l.feed.Publish([]lease.Lease{given, taken})
+		l.feed.Publish([]lease.Lease{given, taken}, false)
 		for _, want := range []time.Duration{time.Hour, 0} {
 			addr, valid, _ := receive(t, conn).binding(t)
 			if addr != given.Addr || valid != want {
@@ -543,7 +543,7 @@ func TestAFollowerThatFallsBehindIsToldSo(t *testing.T) {
 		defer conn.Close()
 		x := held("2001:db8:1::a", 1, time.Now().Add(time.Hour))
 		for range 2 * feedQueue {
-			l.feed.Publish([]lease.Lease{x})
+			l.feed.Publish([]lease.Lease{x}, true)
 		}
 		n := 0
 		for {

@@ -259,7 +259,7 @@ func (s *LeaseQueryServer) active(ctx context.Context, conn *tls.Conn, in io.Rea
 		case <-w.behind:
 			b = s.query.Load().done(b, q.xid, statusQueryTerminated, "too many changes wait; begin anew")
 		case x := <-w.changes:
-			b = s.query.Load().data(b, q.xid, &x, true, s.now())
+			b = s.query.Load().data(b, q.xid, &x.Lease, true, s.now())
 		case <-idle.C:
 			b = s.query.Load().data(b, q.xid, nil, true, s.now())
 		}

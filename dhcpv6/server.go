@@ -521,7 +521,7 @@ func (s *Server) settle(b *batch) {
 		drop := DropNotDurable
 		switch {
 		case err == nil:
-			s.feed.Publish(changes)
+			s.feed.Publish(changes, false)
 			if s.now().Sub(b.at) <= maxDelay {
 				ready = append(ready, out...)
 				continue

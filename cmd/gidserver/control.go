@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"brightgid/dhcpv6"
 	"brightgid/lease"
 	"brightgid/trace"
 )
@@ -50,8 +51,8 @@ func controlHandler(run *running, resolver *trace.Resolver) http.Handler {
 		}
 		err := error(nil)
 		if r.URL.Query().Has("follow") {
-			err = run.all.Follow(r.Context(), list, func(l lease.Lease) error {
-				return errors.Join(enc.Encode(showLease(&l)), out.Flush(), http.NewResponseController(w).Flush())
+			err = run.feed.Follow(r.Context(), list, func(c dhcpv6.Change) error {
+				return errors.Join(enc.Encode(showLease(&c.Lease)), out.Flush(), http.NewResponseController(w).Flush())
 			})
 		} else {
 			err = list()

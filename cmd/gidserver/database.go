@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"time"
 
@@ -86,13 +87,6 @@ func (s *setup) checkDatabase() error {
 		text, err := secretfile.Read(s.Database.Password)
 		clear(text)
 		errs = append(errs, err)
-	}
-	// Each of these needs to know alone what becomes of a lease.
-	if len(s.RADIUS.Accounting) > 0 {
-		errs = append(errs, errors.New("radius.accounting cannot be used with a database that servers share"))
-	}
-	if s.DNSUpdate.Server != "" {
-		errs = append(errs, errors.New("dns-update cannot be used with a database that servers share"))
 	}
 	return errors.Join(errs...)
 }
@@ -173,6 +167,22 @@ func (d *database) run(ctx context.Context, server *dhcpv6.Server, traffic func(
 	return nil
 }
 
+// eachWritten calls f with each address' newest lease, and whether this server has written it.
+func (d *database) eachWritten(f func(l lease.Lease, ours bool) error) error {
+	if d.shared != nil {
+		return d.shared.EachWritten(f)
+	}
+	return d.Each(func(l lease.Lease) error { return f(l, true) })
+}
+
+// abandoned is [shared.Store.Abandoned]. Nobody else has what is in the embedded database.
+func (d *database) abandoned(addr netip.Addr, start, ended time.Time) (bool, error) {
+	if d.shared == nil {
+		return true, nil
+	}
+	return d.shared.Abandoned(addr, start, ended)
+}
+
 // databaseView tells of a database that servers share.
 type databaseView struct {
 	Server          int  `json:"server"`            // this one's number among them
@@ -219,7 +229,7 @@ func (s *setup) eachLeaseAtRest(ctx context.Context, f func(lease.Lease) error) 
 		return err
 	}
 	defer db.Close()
-	return db.Each(ctx, f)
+	return db.Each(ctx, func(l lease.Lease, _ int) error { return f(l) })
 }
 
 func databaseCommand() *cobra.Command {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
@@ -37,14 +38,17 @@ func (n *names) Note(duid []byte, name string) {
 	n.noted[string(duid)] = name
 }
 
-// changed tells the updater of a lease.
-func (n *names) changed(l lease.Lease) {
+// changed tells the updater of a lease. Of names only the server knows that the client told.
+func (n *names) changed(l dhcpv6.Change) {
 	switch {
 	case l.Bits != 0 || l.State == lease.Registered:
 	case l.State == lease.Active:
-		n.mu.Lock()
-		name := n.noted[string(l.Client.DUID)]
-		n.mu.Unlock()
+		name := ""
+		if !l.Theirs {
+			n.mu.Lock()
+			name = n.noted[string(l.Client.DUID)]
+			n.mu.Unlock()
+		}
 		n.Set(l.Addr, name, l.Client.DUID, l.ValidUntil)
 	default:
 		n.End(l.Addr)
@@ -64,10 +68,18 @@ func (s *setup) loadDNSUpdate() error {
 	return nil
 }
 
-func (s *setup) openNames(log *slog.Logger, stats *dnsupdate.Stats) (*names, error) {
+func (s *setup) openNames(store lease.Store, log *slog.Logger, stats *dnsupdate.Stats) (*names, error) {
 	u, err := dnsupdate.Open(dnsupdate.Config{
 		Server: s.DNSUpdate.Server, Zone: s.DNSUpdate.Zone, Key: s.tsig, TTL: dur(s.DNSUpdate.TTL),
 		Journal: filepath.Join(s.State, "names"), Now: time.Now, Log: log, Stats: stats,
+		Lease: func(addr netip.Addr) ([]byte, time.Time, error) {
+			l, err := store.Lease(addr)
+			switch {
+			case errors.Is(err, lease.ErrNotFound), err == nil && l.State != lease.Active:
+				return nil, time.Time{}, nil
+			}
+			return l.Client.DUID, l.ValidUntil, err
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("dns-update: %w", err)
@@ -78,7 +90,7 @@ func (s *setup) openNames(log *slog.Logger, stats *dnsupdate.Stats) (*names, err
 // follow tells the updater of leases that change, until the context ends.
 func (n *names) follow(ctx context.Context, feed *dhcpv6.Feed) error {
 	for {
-		err := feed.Follow(ctx, func() error { return nil }, func(l lease.Lease) error {
+		err := feed.Follow(ctx, func() error { return nil }, func(l dhcpv6.Change) error {
 			n.changed(l)
 			return nil
 		})

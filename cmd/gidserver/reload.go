@@ -52,8 +52,7 @@ type running struct {
 	ctx          context.Context // of the server; ends what goes on behind an answer
 	behind       sync.WaitGroup  // what does
 
-	feed    *dhcpv6.Feed             // of what this server leases
-	all     *dhcpv6.Feed             // of what any does with which it shares a database
+	feed    *dhcpv6.Feed             // of what becomes of leases
 	queries *dhcpv6.LeaseQueryServer // nil without leasequery
 	began   time.Time
 
@@ -116,10 +115,11 @@ func fixed(old, new *setup) (keys []string) {
 	return keys
 }
 
-// account tells RADIUS servers of leases that begin, go on and end, until the context ends.
+// account tells RADIUS servers of leases that begin, go on and end, until the context ends. Of
+// servers that share a database the one that changed a lease last tells.
 func (r *running) account(ctx context.Context, a *radius.Accountant) error {
-	session := func(l *lease.Lease) radius.Session {
-		s := radius.Session{Lease: l.Prefix(), Start: l.Start, Until: l.ValidUntil, Renewed: l.Updated.After(l.Start)}
+	session := func(l *lease.Lease, theirs bool) radius.Session {
+		s := radius.Session{Lease: l.Prefix(), Start: l.Start, Until: l.ValidUntil, Renewed: l.Updated.After(l.Start), Theirs: theirs}
 		if l.State == lease.Declined {
 			s.Until = l.Updated // it is set aside for longer
 		}
@@ -137,30 +137,44 @@ func (r *running) account(ctx context.Context, a *radius.Accountant) error {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				a.Sweep()
+				_ = a.Sweep(func(s radius.Session) (bool, error) { // the database may be away, which is in the log
+					return r.store.abandoned(s.Lease.Addr(), s.Start, s.Until)
+				})
 			}
 		}
 	})
+	before := lateAccounts // at the first time
 	for {
 		err := r.feed.Follow(ctx, func() error {
-			return r.store.Each(func(l lease.Lease) error {
-				if l.Live(time.Now()) {
-					a.Known(session(&l))
+			err := r.store.eachWritten(func(l lease.Lease, ours bool) error {
+				switch now := time.Now(); {
+				case l.Live(now), ours && l.State == lease.Active && l.ValidUntil.After(now.Add(-before)):
+					a.Known(session(&l, !ours))
 				}
 				return ctx.Err()
 			})
-		}, func(l lease.Lease) error {
-			a.Changed(session(&l))
+			if err == nil {
+				before = 0
+			}
+			return err
+		}, func(c dhcpv6.Change) error {
+			a.Changed(session(&c.Lease, c.Theirs))
 			return nil
 		})
 		switch {
 		case ctx.Err() != nil:
 			return nil
+		case errors.Is(err, lease.ErrAway):
+			rest(ctx, time.Second)
 		case !errors.Is(err, dhcpv6.ErrBehind):
 			return err
 		}
 	}
 }
+
+// lateAccounts is for how long a server may have been down so that it tells of leases that ran out
+// meanwhile.
+const lateAccounts = time.Hour
 
 // sweepAccounts is how often sessions are looked for that have run out.
 const sweepAccounts = 5 * time.Second

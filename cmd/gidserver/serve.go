@@ -92,12 +92,10 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	if err := os.MkdirAll(s.State, 0o700); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
-	// What this server leases is told to feed, and what any does to all.
-	feed, all := dhcpv6.NewFeed(), dhcpv6.NewFeed()
-	feed.Into(all)
+	feed := dhcpv6.NewFeed()
 	var store *database
 	observe := func(leases []lease.Lease) {
-		all.Publish(leases)
+		feed.Publish(leases, true)
 		if s.zones != nil {
 			for _, l := range leases {
 				s.bind(l)
@@ -105,7 +103,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 		}
 	}
 	behind := func() {
-		all.Lose()
+		feed.Lose()
 		if s.zones != nil {
 			if err := s.fillZone(store, time.Now()); err != nil {
 				log.Error("the reverse zone may lack leases of other servers", "error", err)
@@ -134,7 +132,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	run.registrar = lease.NewRegistrar(store.near, s.registryKey, sealer)
 	run.updates = new(dnsupdate.Stats)
 	if s.DNSUpdate.Server != "" {
-		if run.names, err = s.openNames(log, run.updates); err != nil {
+		if run.names, err = s.openNames(store, log, run.updates); err != nil {
 			return err
 		}
 	}
@@ -152,7 +150,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 		server.Share()
 	}
 	server.Prefetch(store.prefetch)
-	run.server, run.feed, run.all = server, feed, all
+	run.server, run.feed = server, feed
 	alloc.Observe(server.Changed)
 	if s.zones != nil {
 		if err := s.fillZone(store, time.Now()); err != nil {
@@ -192,7 +190,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 		if err != nil {
 			return fmt.Errorf("leasequery.listen: %w", err)
 		}
-		q := dhcpv6.NewLeaseQueryServer(s.handlerConfig(), store, all, trace.ServerTLS(s.leasequery, s.filters), time.Now, log)
+		q := dhcpv6.NewLeaseQueryServer(s.handlerConfig(), store, feed, trace.ServerTLS(s.leasequery, s.filters), time.Now, log)
 		run.queries = q
 		start("leasequery", func(ctx context.Context) error { return q.Serve(ctx, l) })
 		log.Info("answering filters", "address", l.Addr())

@@ -28,6 +28,7 @@ type Session struct {
 	Start   time.Time
 	Until   time.Time // when it ends, if it is not renewed, or ended
 	Renewed bool      // whether it has been, since it began
+	Theirs  bool      // another server, of those that share the leases, tells of it
 }
 
 // id names the session the same at each message.
@@ -95,37 +96,46 @@ func NewAccountant(c Config, stats *AccountingStats) (*Accountant, error) {
 }
 
 func (a *Accountant) tell(status rfc2866.AcctStatusType, s Session) {
+	at := a.now()
+	if status == rfc2866.AcctStatusType_Value_Stop {
+		at = s.Until // so that it is the same whoever tells, and however often
+	}
 	select {
-	case a.queue <- &accounting{status, s, a.now()}:
+	case a.queue <- &accounting{status, s, at}:
 	default:
 		a.stats.Lost.Add(1)
 	}
 }
 
-// Known notes a session that began before, of which nothing is to be told but its end.
+// Known notes a session that began before, of which nothing is to be told but its end. One that
+// has ended already, of which nobody was told, ends with the next [Accountant.Sweep].
 func (a *Accountant) Known(s Session) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if s.Until.After(a.now()) {
-		a.open[s.Lease] = s
-	}
+	a.open[s.Lease] = s
 }
 
-// Changed tells of a session that began, was renewed, or has ended.
+// Changed tells of a session that began, was renewed, or has ended. Of one that is theirs it only
+// notes it: the server that changed it tells.
 func (a *Accountant) Changed(s Session) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	old, known := a.open[s.Lease]
 	if known && !old.Start.Equal(s.Start) {
-		a.end(old, old.Until)
+		a.end(old)
 		known = false
 	}
+	over := !s.Until.After(a.now())
 	switch {
-	case !s.Until.After(a.now()):
+	case over && s.Theirs:
+		delete(a.open, s.Lease)
+		return
+	case over:
 		if known {
-			a.end(s, s.Until)
+			a.end(s)
 		}
 		return
+	case s.Theirs:
 	case s.Renewed:
 		a.tell(rfc2866.AcctStatusType_Value_InterimUpdate, s)
 	default:
@@ -134,22 +144,51 @@ func (a *Accountant) Changed(s Session) {
 	a.open[s.Lease] = s
 }
 
-func (a *Accountant) end(s Session, at time.Time) {
-	s.Until = at
-	a.tell(rfc2866.AcctStatusType_Value_Stop, s)
+// end tells that a session ended, if that is this server's to tell.
+func (a *Accountant) end(s Session) {
+	if !s.Theirs {
+		a.tell(rfc2866.AcctStatusType_Value_Stop, s)
+	}
 	delete(a.open, s.Lease)
 }
 
-// Sweep ends sessions that were not renewed in time.
-func (a *Accountant) Sweep() {
+// unseen is for how long a session may have ended before that is told: another server may have
+// renewed it at the last moment, and this one not have seen it yet.
+const unseen = 2 * time.Second
+
+// Abandon is how long after the end of a session another server has to tell of it.
+const Abandon = time.Minute
+
+// Sweep ends sessions that were not renewed in time. Of one that is theirs abandoned is asked, when
+// [Abandon] has passed, whether the other server is not there to tell of it; if so this one does. It
+// may be nil if no session is theirs. While it fails such sessions stay, and Sweep returns its error.
+func (a *Accountant) Sweep(abandoned func(Session) (bool, error)) error {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	now := a.now()
+	var theirs []Session
 	for _, s := range a.open {
-		if !s.Until.After(now) {
-			a.end(s, s.Until)
+		switch {
+		case s.Until.After(now.Add(-unseen)):
+		case !s.Theirs:
+			a.end(s)
+		case !s.Until.After(now.Add(-Abandon)):
+			theirs = append(theirs, s)
 		}
 	}
+	a.mu.Unlock()
+	for _, s := range theirs {
+		left, err := abandoned(s) // which may take its time
+		if err != nil {
+			return err
+		}
+		a.mu.Lock()
+		if is, ok := a.open[s.Lease]; ok && is == s {
+			s.Theirs = !left
+			a.end(s)
+		}
+		a.mu.Unlock()
+	}
+	return nil
 }
 
 // again is how long the servers are left alone when none answers.
@@ -216,12 +255,8 @@ func (a *Accountant) packet(secret []byte, m *accounting) (*radius.Packet, error
 		rfc2869.EventTimestamp_Set(p, m.at),
 		a.nas(p),
 	}
-	end := m.at
-	if m.status == rfc2866.AcctStatusType_Value_Stop {
-		end = m.session.Until
-	}
 	if m.status != rfc2866.AcctStatusType_Value_Start {
-		errs = append(errs, rfc2866.AcctSessionTime_Set(p, rfc2866.AcctSessionTime(max(0, end.Sub(m.session.Start).Seconds()))))
+		errs = append(errs, rfc2866.AcctSessionTime_Set(p, rfc2866.AcctSessionTime(max(0, m.at.Sub(m.session.Start).Seconds()))))
 	}
 	return p, errors.Join(errs...)
 }

@@ -2,9 +2,11 @@ package radius
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -65,6 +67,89 @@ func (l *ledgerOf) serve(t *testing.T) string {
 	return conn.LocalAddr().String()
 }
 
+func sweep(t *testing.T, a *Accountant) {
+	t.Helper()
+	if err := a.Sweep(nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// Of servers that share their leases the one that changed a lease last tells of it, and another if
+// that one is not there.
+func TestSessionsOfServersThatShare(t *testing.T) {
+	at := start()
+	began := at.now()
+	lease := netip.MustParsePrefix("2001:db8::1/128")
+	session := func(minutes int, theirs bool) Session {
+		return Session{Lease: lease, Start: began, Until: began.Add(time.Duration(minutes) * time.Minute), Renewed: true, Theirs: theirs}
+	}
+	fresh := session(60, false)
+	fresh.Renewed = false
+	later := session(60, true)
+	later.Start = began.Add(30 * time.Minute)
+	const (
+		sta, sto, interim = rfc2866.AcctStatusType_Value_Start, rfc2866.AcctStatusType_Value_Stop, rfc2866.AcctStatusType_Value_InterimUpdate
+	)
+	over := func(a *Accountant) { at.pass(60*time.Minute + unseen) }
+	gone := func(a *Accountant) { at.pass(60*time.Minute + Abandon) }
+	known := func(s Session) func(*Accountant) { return func(a *Accountant) { a.Known(s) } }
+	changed := func(s Session) func(*Accountant) { return func(a *Accountant) { a.Changed(s) } }
+	for _, c := range []struct {
+		name      string
+		do        []func(*Accountant)
+		abandoned bool
+		away      bool
+		want      []rfc2866.AcctStatusType
+		left      int
+	}{
+		{"ours runs out", []func(*Accountant){changed(fresh), over}, false, false, []rfc2866.AcctStatusType{sta, sto}, 0},
+		{"ours has run out while nobody was there", []func(*Accountant){over, known(session(60, false))}, false, false, []rfc2866.AcctStatusType{sto}, 0},
+		{"a moment ago", []func(*Accountant){changed(fresh), func(*Accountant) { at.pass(60 * time.Minute) }}, false, false, []rfc2866.AcctStatusType{sta}, 1},
+		{"theirs runs out", []func(*Accountant){changed(session(60, true)), gone}, false, false, nil, 0},
+		{"theirs has just run out", []func(*Accountant){changed(session(60, true)), over}, true, false, nil, 1},
+		{"theirs runs out and nobody is there", []func(*Accountant){known(session(60, true)), gone}, true, false, []rfc2866.AcctStatusType{sto}, 0},
+		{"nobody knows whether they are there", []func(*Accountant){known(session(60, true)), gone}, true, true, nil, 1},
+		{"ours becomes theirs", []func(*Accountant){changed(fresh), changed(session(60, true)), gone}, false, false, []rfc2866.AcctStatusType{sta}, 0},
+		{"ours is ended by them", []func(*Accountant){changed(fresh), changed(session(0, true)), gone}, true, false, []rfc2866.AcctStatusType{sta}, 0},
+		{"theirs becomes ours", []func(*Accountant){changed(session(50, true)), changed(session(60, false)), over}, false, false, []rfc2866.AcctStatusType{interim, sto}, 0},
+		{"theirs is ended by us", []func(*Accountant){known(session(60, true)), changed(session(0, false)), gone}, true, false, []rfc2866.AcctStatusType{sto}, 0},
+		{"they begin another", []func(*Accountant){changed(fresh), changed(later)}, false, false, []rfc2866.AcctStatusType{sta, sto}, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			at = start()
+			a, err := NewAccountant(Config{Servers: []Server{{Address: "[::1]:1813", Secret: secret}}, Timeout: time.Second, Tries: 1, Now: func() time.Time { return at.now() }, Log: slog.New(slog.DiscardHandler)}, new(AccountingStats))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range c.do {
+				f(a)
+			}
+			for range 2 {
+				err := a.Sweep(func(s Session) (bool, error) {
+					if c.away {
+						return true, errors.New("away")
+					}
+					return c.abandoned, nil
+				})
+				if (err != nil) != c.away {
+					t.Error(err)
+				}
+			}
+			var told []rfc2866.AcctStatusType
+			for len(a.queue) > 0 {
+				m := <-a.queue
+				told = append(told, m.status)
+				if m.status == sto && !m.at.Equal(m.session.Until) {
+					t.Errorf("its end is told as %s, want %s", m.at, m.session.Until)
+				}
+			}
+			if !slices.Equal(told, c.want) || len(a.open) != c.left {
+				t.Errorf("told %v, want %v; %d are open, want %d", told, c.want, len(a.open), c.left)
+			}
+		})
+	}
+}
+
 func TestAccounting(t *testing.T) {
 	at := start()
 	book := &ledgerOf{deaf: true}
@@ -82,8 +167,8 @@ func TestAccounting(t *testing.T) {
 	a.Changed(session(addr, began, time.Hour, false)) // start
 	at.pass(30 * time.Minute)
 	a.Changed(session(addr, began, time.Hour, true)) // interim
-	a.Sweep()                                        // the other's stop
-	a.Sweep()
+	sweep(t, a)                                      // the other's stop
+	sweep(t, a)
 	a.Changed(Session{Lease: netip.PrefixFrom(addr, 128), Start: began, Until: at.now(), Renewed: true}) // stop
 	a.Changed(Session{Lease: netip.PrefixFrom(addr, 128), Start: began, Until: at.now(), Renewed: true}) // and no second
 	prefix := netip.MustParsePrefix("2001:db8:4000:100::/56")

@@ -73,8 +73,14 @@ type Config struct {
 	TTL     time.Duration
 	Journal string // a file, where names are kept that are in the zone
 	Now     func() time.Time
-	Log     *slog.Logger
-	Stats   *Stats
+
+	// Lease says which client has an address, and until when; the zero time if none has. It is asked
+	// before a name is taken out of the zone and after it: of servers that share their leases
+	// another may have leased the address anew.
+	Lease func(netip.Addr) (duid []byte, until time.Time, err error)
+
+	Log   *slog.Logger
+	Stats *Stats
 }
 
 // Stats counts updates.
@@ -89,7 +95,8 @@ type binding struct {
 	DHCID   string     `json:"dhcid,omitempty"`
 	Until   int64      `json:"until,omitempty"` // Unix seconds; 0 for one that is to go
 	Stands  bool       `json:"stands,omitempty"`
-	Forget  bool       `json:"forget,omitempty"` // in the journal: nothing is known of it any more
+	Forget  bool       `json:"forget,omitempty"`  // in the journal: nothing is known of it any more
+	Renamed bool       `json:"renamed,omitempty"` // its client has another name now, so that this one is to go in any case
 	working bool
 	after   time.Time // when to try again
 }
@@ -221,14 +228,21 @@ func dhcid(duid []byte, name string) string {
 	return base64.StdEncoding.EncodeToString(append(append(b, 1), sum[:]...))
 }
 
-// Set says that an address is a client's, who has a name, until a time. Without a name it
+// of reports whether a name is a client's.
+func (b *binding) of(duid []byte) bool { return dhcid(duid, b.Name) == b.DHCID }
+
+// Set says that an address is a client's, who has a name, until a time. Without a name the client
 // keeps the one that it has.
 func (u *Updater) Set(addr netip.Addr, name string, duid []byte, until time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	old := u.names[addr]
 	if name == "" {
-		if old != nil && old.Until != 0 && old.Until < until.Unix() {
+		switch {
+		case old == nil || old.Until == 0:
+		case !old.of(duid):
+			u.end(old)
+		case old.Until < until.Unix():
 			old.Until = until.Unix()
 			u.note(*old)
 		}
@@ -245,6 +259,7 @@ func (u *Updater) Set(addr netip.Addr, name string, duid []byte, until time.Time
 	}
 	if old != nil && (old.Stands || old.working) {
 		// What stands goes first; the client's next renewal brings the new name.
+		old.Renamed = old.Name != name || old.DHCID != id
 		u.end(old)
 		return
 	}
@@ -362,9 +377,11 @@ func (u *Updater) do(ctx context.Context, b *binding) {
 	x, over := *b, b.Until <= u.c.Now().Unix()
 	u.mu.Unlock()
 	var err error
+	var leased time.Time // until when it is, after all
+	stood := x.Stands
 	switch {
-	case over && x.Stands:
-		err = u.remove(ctx, &x)
+	case over:
+		leased, err = u.takeOut(ctx, &x)
 	case !over:
 		err = u.add(ctx, &x)
 	}
@@ -375,12 +392,16 @@ func (u *Updater) do(ctx context.Context, b *binding) {
 		return
 	}
 	switch {
+	case err == nil && leased.After(u.c.Now()):
+		b.Until, b.Stands, b.after = leased.Unix(), x.Stands, time.Time{}
+		u.note(*b)
+		u.nudge(b)
 	case err == nil && over, errors.Is(err, errConflict):
 		// Whose name it is, nobody tells here: names are told to DNS only.
 		if errors.Is(err, errConflict) && !over {
 			u.c.Stats.Conflicts.Add(1)
 			u.c.Log.Info("a client's name is another's; it was not updated", "address", x.Addr)
-		} else if x.Stands {
+		} else if stood {
 			u.c.Stats.Removed.Add(1)
 		}
 		delete(u.names, x.Addr)
@@ -391,6 +412,7 @@ func (u *Updater) do(ctx context.Context, b *binding) {
 		u.note(*b)
 	case ctx.Err() != nil:
 	default:
+		b.Stands = x.Stands
 		b.after = u.c.Now().Add(retry)
 		if errors.Is(err, errRefused) {
 			u.c.Stats.Refused.Add(1)
@@ -399,6 +421,31 @@ func (u *Updater) do(ctx context.Context, b *binding) {
 		}
 		u.c.Log.Warn("a DNS update failed; it is tried again", "address", x.Addr, "server", u.c.Server, "error", err)
 	}
+}
+
+// takeOut removes a name that stands, unless its client has the address still or again, and returns
+// until when it has.
+func (u *Updater) takeOut(ctx context.Context, b *binding) (leased time.Time, err error) {
+	if leased, err = u.leased(b); err != nil || leased.After(u.c.Now()) || !b.Stands {
+		return leased, err
+	}
+	if err := u.remove(ctx, b); err != nil {
+		return time.Time{}, err
+	}
+	b.Stands = false
+	return u.leased(b) // another server may have found the name where it was
+}
+
+// leased returns until when the client of a name that is not to go in any case has the address.
+func (u *Updater) leased(b *binding) (time.Time, error) {
+	if b.Renamed {
+		return time.Time{}, nil
+	}
+	duid, until, err := u.c.Lease(b.Addr)
+	if err != nil || !b.of(duid) {
+		return time.Time{}, err
+	}
+	return until, nil
 }
 
 func (u *Updater) records(b *binding) (aaaa *dns.AAAA, id *dns.DHCID) {

@@ -3,6 +3,7 @@ package dnsupdate
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -150,9 +151,38 @@ func (s *server) want(what string, records ...string) {
 	s.t.Errorf("%s: the zone has %s want %v", what, got, records)
 }
 
-func open(t *testing.T, s *server, journal string, stats *Stats) (*Updater, func()) {
+// leases are what servers share.
+type leases struct {
+	mu    sync.Mutex
+	held  map[netip.Addr]held
+	away  bool
+	asked int
+}
+
+type held struct {
+	duid  []byte
+	until time.Time
+}
+
+func (l *leases) set(addr netip.Addr, duid []byte, until time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held[addr] = held{duid, until}
+}
+
+func (l *leases) get(addr netip.Addr) ([]byte, time.Time, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.asked++
+	if l.away {
+		return nil, time.Time{}, errors.New("away")
+	}
+	return l.held[addr].duid, l.held[addr].until, nil
+}
+
+func open(t *testing.T, s *server, journal string, stats *Stats, shared *leases) (*Updater, func()) {
 	t.Helper()
-	u, err := Open(Config{Server: s.addr, Zone: "clients.example", Key: Key{"gid.", dns.HmacSHA256, secret}, TTL: time.Minute, Journal: journal, Now: time.Now, Log: slog.New(slog.DiscardHandler), Stats: stats})
+	u, err := Open(Config{Lease: shared.get, Server: s.addr, Zone: "clients.example", Key: Key{"gid.", dns.HmacSHA256, secret}, TTL: time.Minute, Journal: journal, Now: time.Now, Log: slog.New(slog.DiscardHandler), Stats: stats})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +199,7 @@ func open(t *testing.T, s *server, journal string, stats *Stats) (*Updater, func
 
 func TestNamesComeAndGo(t *testing.T) {
 	s, stats, journal := newServer(t), new(Stats), filepath.Join(t.TempDir(), "names")
-	u, stop := open(t, s, journal, stats)
+	u, stop := open(t, s, journal, stats, new(leases))
 	a, b, c := netip.MustParseAddr("2001:db8::a"), netip.MustParseAddr("2001:db8::b"), netip.MustParseAddr("2001:db8::c")
 	alice, mallory := []byte{0, 3, 1}, []byte{0, 3, 2}
 	later := time.Now().Add(time.Hour)
@@ -208,7 +238,7 @@ func TestNamesComeAndGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
-	u, stop = open(t, s, journal, stats)
+	u, stop = open(t, s, journal, stats, new(leases))
 	u.Set(b, "phone.clients.example.", alice, later) // another name: the old one goes, and at the next renewal it comes
 	s.want("between two names")
 	u.Set(b, "phone.clients.example.", alice, time.Now().Add(2*time.Second))
@@ -220,11 +250,90 @@ func TestNamesComeAndGo(t *testing.T) {
 	}
 }
 
+// Of two servers that share their leases the one that knows a client's name takes it out of the zone
+// only if the client has not leased the address at the other, and puts it back if that happens
+// meanwhile.
+func TestNamesOfLeasesThatServersShare(t *testing.T) {
+	addr, alice, mallory := netip.MustParseAddr("2001:db8::a"), []byte{0, 3, 1}, []byte{0, 3, 2}
+	const name = "laptop.clients.example."
+	stands := []string{name + " 2001:db8::a", name + " DHCID"}
+	later := time.Now().Add(time.Hour)
+	begin := func(t *testing.T) (*server, *leases, *Updater, *Stats) {
+		s, l, stats := newServer(t), &leases{held: make(map[netip.Addr]held)}, new(Stats)
+		u, stop := open(t, s, filepath.Join(t.TempDir(), "names"), stats, l)
+		t.Cleanup(stop)
+		l.set(addr, alice, later)
+		u.Set(addr, name, alice, later)
+		s.want("leased", stands...)
+		return s, l, u, stats
+	}
+	asked := func(t *testing.T, l *leases, n int) {
+		t.Helper()
+		for range 200 {
+			l.mu.Lock()
+			is := l.asked
+			l.mu.Unlock()
+			if is >= n {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		t.Errorf("nobody asks for the lease %d times", n)
+	}
+	t.Run("renewed at the other", func(t *testing.T) {
+		s, l, u, stats := begin(t)
+		u.Set(addr, name, alice, time.Now().Add(-time.Second)) // as far as this one knows
+		asked(t, l, 1)
+		s.want("renewed", stands...)
+		if stats.Removed.Load() != 0 {
+			t.Error("it was removed")
+		}
+		l.set(addr, alice, time.Time{})
+		u.End(addr)
+		s.want("released")
+	})
+	t.Run("leased at the other while it goes", func(t *testing.T) {
+		s, l, u, _ := begin(t)
+		l.set(addr, alice, time.Time{})
+		s.mu.Lock() // the update waits, between the two times the lease is asked for
+		u.End(addr)
+		asked(t, l, 1)
+		l.set(addr, alice, later)
+		s.mu.Unlock()
+		asked(t, l, 2)
+		s.want("leased again", stands...)
+	})
+	t.Run("leased by another client", func(t *testing.T) {
+		s, l, u, _ := begin(t)
+		l.set(addr, mallory, later)
+		u.Set(addr, "", mallory, later)
+		s.want("another's")
+	})
+	t.Run("the leases cannot be asked for", func(t *testing.T) {
+		s, l, u, stats := begin(t)
+		l.mu.Lock()
+		l.away = true
+		l.mu.Unlock()
+		u.End(addr)
+		asked(t, l, 1)
+		for range 200 {
+			if stats.Failed.Load() > 0 {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		s.want("nobody knows", stands...)
+		if stats.Failed.Load() != 1 {
+			t.Errorf("%d failures", stats.Failed.Load())
+		}
+	})
+}
+
 // What a server refuses is tried again, and keeps nobody else's from being done.
 func TestRefusals(t *testing.T) {
 	s, stats := newServer(t), new(Stats)
 	s.code = dns.RcodeRefused
-	u, stop := open(t, s, filepath.Join(t.TempDir(), "names"), stats)
+	u, stop := open(t, s, filepath.Join(t.TempDir(), "names"), stats, new(leases))
 	defer stop()
 	for i := range 20 {
 		u.Set(netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", i+1)), fmt.Sprintf("h%d.clients.example.", i), []byte{0, 3, byte(i)}, time.Now().Add(time.Hour))

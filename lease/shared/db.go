@@ -92,6 +92,9 @@ type Attachment struct {
 func (a *Attachment) firstRev() int64 { return (int64(a.Server)*MaxStarts + int64(a.Start)) << 39 }
 func (a *Attachment) firstSeq() int64 { return int64(a.Start) << 40 }
 
+// WriterOf returns the number of the server that wrote a row of a revision.
+func WriterOf(rev int64) int { return int(rev >> 39 / MaxStarts) }
+
 // Keyed tells whether servers have the same keys. Tag returns a number, below 2^63, that
 // nobody finds out keys by, and that is another one for other keys; it fails for an epoch
 // whose key is erased.
@@ -169,8 +172,10 @@ type DB interface {
 	History(ctx context.Context, dst []lease.Lease, addr netip.Addr) ([]lease.Lease, error)
 	Within(ctx context.Context, dst []netip.Addr, p netip.Prefix, from, until time.Time, limit int) ([]netip.Addr, error)
 	Old(ctx context.Context, before uint32, after []byte, limit int) (old []lease.Lease, next []byte, err error)
-	Each(ctx context.Context, f func(lease.Lease) error) error
 	Close() error
+
+	// Each calls f with the newest lease of each address, and which server wrote it.
+	Each(ctx context.Context, f func(l lease.Lease, by int) error) error
 }
 
 // KeepChanges is for how long at the least a database tells of changes.

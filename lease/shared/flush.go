@@ -295,7 +295,7 @@ func (s *Store) lost(err error) {
 	s.stats.Failures.Add(1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now := time.Now(); !s.away || now.Sub(s.told) > tellEvery {
+	if now := s.o.Now(); !s.away || now.Sub(s.told) > tellEvery {
 		s.away, s.told = true, now
 		s.o.Log.Error("the lease database does not answer; new leases must wait", "renewals_from_memory", s.o.Offline, "error", err)
 	}
@@ -432,6 +432,9 @@ func (s *Store) follow(ctx context.Context, changes []Change) error {
 	}
 	s.mu.Unlock()
 	s.seen = seen
+	for _, c := range changes {
+		s.heard[c.Server] = s.o.Now()
+	}
 	if missed && s.o.Behind != nil {
 		s.o.Behind()
 	}

@@ -37,6 +37,9 @@ type Options struct {
 
 	Log *slog.Logger
 
+	// Now is the time; nil for the system's.
+	Now func() time.Time
+
 	// Observe, if not nil, is called with leases that other servers have changed.
 	Observe func([]lease.Lease)
 
@@ -104,7 +107,8 @@ type Store struct {
 	end      uint64
 
 	following sync.Mutex
-	seen      map[int]int64 // what is known of each server's commits
+	seen      map[int]int64     // what is known of each server's commits
+	heard     map[int]time.Time // when each server's last commit was seen
 }
 
 // entry is a row in memory.
@@ -186,6 +190,9 @@ func New(ctx context.Context, db DB, o Options) (*Store, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	if o.Timeout == 0 {
 		o.Timeout = DefaultTimeout
 	}
@@ -200,6 +207,7 @@ func New(ctx context.Context, db DB, o Options) (*Store, error) {
 		deferred: make(map[Key]*unit), seen: me.Heads, prev: me.Last, next: me.Next, end: me.End,
 		rev: me.firstRev(), seq: me.firstSeq(),
 	}
+	s.heard = make(map[int]time.Time)
 	if s.seen == nil {
 		s.seen = make(map[int]int64)
 	}
@@ -725,10 +733,42 @@ func (s *Store) Old(before uint32, after []byte, limit int) (old []lease.Lease, 
 
 // Each implements lease.Store. It takes as long as it takes.
 func (s *Store) Each(f func(lease.Lease) error) error {
+	return s.EachWritten(func(l lease.Lease, _ bool) error { return f(l) })
+}
+
+// EachWritten is Each that tells which leases this server has written.
+func (s *Store) EachWritten(f func(l lease.Lease, ours bool) error) error {
 	if err := s.settle(); err != nil {
 		return err
 	}
-	return s.db.Each(context.Background(), f)
+	var stopped error
+	err := s.db.Each(context.Background(), func(l lease.Lease, by int) error {
+		stopped = f(l, by == s.me.Server)
+		return stopped
+	})
+	if err == nil || stopped != nil || errors.Is(err, lease.ErrDamaged) {
+		return err
+	}
+	s.lost(err)
+	return fmt.Errorf("%w: %w", ErrAway, err)
+}
+
+// Abandoned reports whether a lease that ran out is still as it was then, and the server that wrote it
+// has committed nothing since, as far as this one has seen: it may be gone, and have nobody told that
+// the lease is over. A lease that this server wrote itself is abandoned.
+func (s *Store) Abandoned(addr netip.Addr, start, ended time.Time) (bool, error) {
+	r, err := direct{s}.get(LeaseKey(addr))
+	if err != nil || r.Rev == 0 {
+		return false, err
+	}
+	l, err := lease.ParseRecord(addr, r.Value)
+	if err != nil || !l.Start.Equal(start) || !l.ValidUntil.Equal(ended) {
+		return false, err
+	}
+	by := WriterOf(r.Rev)
+	s.following.Lock()
+	defer s.following.Unlock()
+	return by == s.me.Server || !s.heard[by].After(ended), nil
 }
 
 // Forget removes up to limit leases of epochs before one, with what is filed under their

@@ -38,10 +38,7 @@ func records(rows pgx.Rows, f func(id []byte, l lease.Lease) error) (int, error)
 	n := 0
 	var id, value []byte
 	_, err := pgx.ForEachRow(rows, []any{&id, &value}, func() error {
-		if len(id) < 16 {
-			return lease.ErrDamaged
-		}
-		l, err := lease.ParseRecord(netip.AddrFrom16([16]byte(id)), value)
+		l, err := record(id, value)
 		if err != nil {
 			return err
 		}
@@ -49,6 +46,13 @@ func records(rows pgx.Rows, f func(id []byte, l lease.Lease) error) (int, error)
 		return f(id, l)
 	})
 	return n, err
+}
+
+func record(id, value []byte) (lease.Lease, error) {
+	if len(id) < 16 {
+		return lease.Lease{}, lease.ErrDamaged
+	}
+	return lease.ParseRecord(netip.AddrFrom16([16]byte(id)), value)
 }
 
 // History implements shared.DB.
@@ -130,27 +134,29 @@ func (d *DB) Old(ctx context.Context, before uint32, after []byte, limit int) (o
 }
 
 // Each implements shared.DB. It reads page by page, so that nothing is held back from others.
-func (d *DB) Each(ctx context.Context, f func(lease.Lease) error) error {
+func (d *DB) Each(ctx context.Context, f func(l lease.Lease, by int) error) error {
 	for after := []byte{}; ; {
-		rows, err := d.pool.Query(ctx, "SELECT id, value FROM gid_leases WHERE id > $1 ORDER BY id LIMIT $2", after, page)
+		rows, err := d.pool.Query(ctx, "SELECT id, rev, value FROM gid_leases WHERE id > $1 ORDER BY id LIMIT $2", after, page)
 		if err != nil {
 			return d.broken(err)
 		}
-		leases := make([]lease.Lease, 0, page)
-		n, err := records(rows, func(id []byte, l lease.Lease) error {
+		leases, writers := make([]lease.Lease, 0, page), make([]int, 0, page)
+		var id, value []byte
+		var rev int64
+		if _, err := pgx.ForEachRow(rows, []any{&id, &rev, &value}, func() error {
+			l, err := record(id, value) // of which nothing points into the row
 			after = append(after[:0], id...)
-			leases = append(leases, l)
-			return nil
-		})
-		if err != nil {
+			leases, writers = append(leases, l), append(writers, shared.WriterOf(rev))
+			return err
+		}); err != nil {
 			return err
 		}
-		for _, l := range leases {
-			if err := f(l); err != nil {
+		for i, l := range leases {
+			if err := f(l, writers[i]); err != nil {
 				return err
 			}
 		}
-		if n < page {
+		if len(leases) < page {
 			return nil
 		}
 	}

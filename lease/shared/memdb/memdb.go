@@ -324,16 +324,20 @@ func (c *Conn) Old(ctx context.Context, before uint32, after []byte, limit int) 
 }
 
 // Each implements shared.DB.
-func (c *Conn) Each(ctx context.Context, f func(lease.Lease) error) error {
+func (c *Conn) Each(ctx context.Context, f func(l lease.Lease, by int) error) error {
 	var all []lease.Lease
+	var by []int
 	if err := c.do(ctx, func() (err error) {
 		all, err = c.leases(shared.Leases, func(*lease.Lease) bool { return true })
+		for _, l := range all {
+			by = append(by, shared.WriterOf(c.rows[shared.LeaseKey(l.Addr)].Rev))
+		}
 		return err
 	}); err != nil {
 		return err
 	}
-	for _, l := range all {
-		if err := f(l); err != nil {
+	for i, l := range all {
+		if err := f(l, by[i]); err != nil {
 			return err
 		}
 	}
