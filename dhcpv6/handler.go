@@ -574,12 +574,15 @@ func (h *Handler) foresee(o *received, f *lease.Foreseen) {
 	default:
 		return
 	}
+	whose := -1
+	if h.identify(o); o.err == nil {
+		whose = len(f.Keys)
+		f.Keys = append(f.Keys, o.key)
+	}
 	for i := range o.msg.ias {
 		a := &o.msg.ias[i]
 		f.Clients = append(f.Clients, lease.Client{DUID: o.msg.clientID, IAID: a.iaid, PD: a.pd})
-	}
-	if h.identify(o); o.err == nil {
-		f.Keys = append(f.Keys, o.key)
+		f.Whose = append(f.Whose, whose)
 	}
 }
 

@@ -237,7 +237,7 @@ func (m *manyLab) handle(msgs [][]byte) {
 	for len(msgs) > 0 {
 		k := min(batchSize, len(msgs))
 		m.mu.Lock()
-		f.Keys, f.Clients = f.Keys[:0], f.Clients[:0]
+		f.Reset()
 		for i, msg := range msgs[:k] {
 			m.h.receive(&Packet{Data: msg, Src: netip.AddrPortFrom(relayAddr, ServerPort)}, &m.read[i])
 			m.h.foresee(&m.read[i], &f)

@@ -399,7 +399,7 @@ func (s *Server) answer(b *batch, in []udpbatch.Message) (now bool) {
 		s.receive(&in[i], &s.received[i])
 	}
 	if s.prefetch != nil {
-		s.foreseen.Keys, s.foreseen.Clients = s.foreseen.Keys[:0], s.foreseen.Clients[:0]
+		s.foreseen.Reset()
 		for i := range in {
 			s.handler.foresee(&s.received[i], &s.foreseen)
 		}

@@ -216,6 +216,12 @@ type Store interface {
 type Foreseen struct {
 	Keys    []idcodec.LookupKey
 	Clients []Client
+	Whose   []int // of each client: which of the keys is that of who is behind it, or -1
+}
+
+// Reset forgets all.
+func (f *Foreseen) Reset() {
+	f.Keys, f.Clients, f.Whose = f.Keys[:0], f.Clients[:0], f.Whose[:0]
 }
 
 // Prefixes is what tells of delegated prefixes; a [Store] does.

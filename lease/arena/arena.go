@@ -2,10 +2,6 @@
 // collector knows nothing of them.
 package arena
 
-import (
-	"unsafe"
-)
-
 // Ref is a place in an arena, in units of 8 bytes; 0 is none.
 type Ref uint32
 
@@ -16,8 +12,6 @@ const (
 
 	// MaxLen is how many bytes a block has at the most.
 	MaxLen = maxUnits * unit
-
-	line = 64 // bytes that a processor fetches at once
 )
 
 // Arena is memory for short blocks. A freed block is used again for one of its length.
@@ -69,19 +63,4 @@ func (a *Arena) Reset() {
 	for i := range a.free {
 		a.free[i] = a.free[i][:0]
 	}
-}
-
-// Fetch has the processor fetch the first n bytes of a block into its caches, and does not wait.
-func (a *Arena) Fetch(r Ref, n int) { Fetch(a.At(r), n) }
-
-// Fetch is [Arena.Fetch] for other memory. It may fetch less.
-func Fetch(b []byte, n int) {
-	if n = min(n, len(b)); n == 0 {
-		return
-	}
-	p := unsafe.Pointer(unsafe.SliceData(b))
-	for i := 0; i < n; i += line {
-		fetch(unsafe.Add(p, i))
-	}
-	fetch(unsafe.Add(p, n-1)) // of the line that it ends in
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"testing"
+	"unsafe"
 
 	"brightgid/lease/arena"
 )
@@ -29,6 +30,7 @@ func TestATableIsAMap(t *testing.T) {
 			}
 			return r, bytes.Clone(b)
 		}
+		var lines arena.Lines
 		const keys = 3000
 		most := 0
 		for i := range 40_000 {
@@ -37,11 +39,14 @@ func TestATableIsAMap(t *testing.T) {
 			if b := want[k]; ok != (b != nil) || ok && !bytes.Equal(blocks.At(table.At(at))[:len(b)], b) {
 				t.Fatalf("%d bits, step %d: key %d: found %t, want %x", bits, i, k, ok, b)
 			}
-			table.Fetch(hash(k))
+			lines = lines.Slot(table, hash(k))
 			if r := table.Probably(hash(k)); ok && r == 0 {
 				t.Fatalf("%d bits, step %d: key %d is not probably there", bits, i, k)
 			} else if r != 0 {
-				blocks.Fetch(r, 200)
+				lines = lines.Block(blocks, r, 200)
+			}
+			if rng.IntN(50) == 0 {
+				lines = lines.Fetch() // which changes nothing
 			}
 			switch {
 			case !ok:
@@ -72,6 +77,36 @@ func TestATableIsAMap(t *testing.T) {
 			t.Errorf("%d bits: %d slots for %d places", bits, table.Slots(), most)
 		}
 		m.Close()
+	}
+}
+
+// Each line of what is asked for is fetched once.
+func TestLines(t *testing.T) {
+	var m arena.Memory
+	defer m.Close()
+	b := m.Get(1 << 20)
+	for at := range 130 {
+		for n := range 200 {
+			lines := arena.Lines(nil).Memory(b[at:at+200], n)
+			want := 0
+			if n > 0 {
+				want = (at+n-1)/64 - at/64 + 1
+			}
+			if len(lines) != want {
+				t.Fatalf("%d bytes at %d: %d lines, want %d", n, at, len(lines), want)
+			}
+			for i, p := range lines {
+				if off := uintptr(p) - uintptr(unsafe.Pointer(&b[0])); int(off)/64 != at/64+i {
+					t.Fatalf("%d bytes at %d: line %d is of byte %d", n, at, i, off)
+				}
+			}
+			if left := lines.Fetch(); len(left) != 0 {
+				t.Fatal("lines are left")
+			}
+		}
+	}
+	if n := len(arena.Lines(nil).Memory(b[:70], 100)); n != 2 {
+		t.Errorf("of less than was asked for: %d lines", n)
 	}
 }
 

@@ -4,8 +4,8 @@ package arena
 
 import "unsafe"
 
-// fetch has the processor fetch a line. A load would do so as well, but a processor can have only
-// few loads open behind which other work is done; this it may forget at once.
+// fetch has the processor fetch the lines of n pointers, the first of which is given. Loads would
+// do so as well, but a processor can have only few of them open behind which other work is done.
 //
 //go:noescape
-func fetch(p unsafe.Pointer)
+func fetch(first *unsafe.Pointer, n int)

@@ -4,4 +4,4 @@ package arena
 
 import "unsafe"
 
-func fetch(unsafe.Pointer) {}
+func fetch(*unsafe.Pointer, int) {}

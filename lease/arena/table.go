@@ -1,7 +1,5 @@
 package arena
 
-import "unsafe"
-
 // slot is a place and 32 bits of the hash of what is there, which tell nearly always without a look
 // at it whether it is what is looked for, and where it belongs when slots are moved.
 type slot struct {
@@ -48,11 +46,6 @@ func (t *Table) Find(hash uint32, is func(Ref) bool) (at int, ok bool) {
 			return i, true
 		}
 	}
-}
-
-// Fetch has the processor fetch where Find begins to look, and does not wait.
-func (t *Table) Fetch(hash uint32) {
-	fetch(unsafe.Pointer(&t.slots[t.home(hash)]))
 }
 
 // Probably returns the place of what a hash is of, or 0; it may be another's.

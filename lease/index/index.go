@@ -51,6 +51,8 @@ type Index struct {
 	addrs   *arena.Table // of leases
 	clients *arena.Table // of lists, and of leases for clients that have just one
 	swept   int          // slot of addrs up to which leases were looked at
+	unswept int          // how many of them may be looked at by now
+	last    time.Time    // when that was counted
 
 	// Subscribers by the first half of their lookup keys, a subscriber's place being its
 	// number and one.
@@ -58,17 +60,16 @@ type Index struct {
 	halves  [][]byte // 16 bytes each, halvesAtOnce of them together
 	changes []byte   // scratch
 
-	behind func([]netip.Addr) // of the store, see Prefetch
+	behind fetcher // the store, if it is one
 	ahead  ahead
+	near   near
 }
 
 // New returns a store with an index that is empty; Load fills it. size is of how many clients
 // what is not indexed is remembered.
 func New(s Scanner, size int) *Index {
 	x := &Index{Cache: lease.NewCache(s, size), source: s, seed: maphash.MakeSeed()}
-	if p, ok := s.(interface{ Prefetch([]netip.Addr) }); ok {
-		x.behind = p.Prefetch
-	}
+	x.behind, _ = s.(fetcher)
 	x.blocks = arena.New(&x.memory)
 	x.addrs, x.clients, x.keys = arena.NewTable(&x.memory), arena.NewTable(&x.memory), arena.NewTable(&x.memory)
 	return x
@@ -124,9 +125,10 @@ func (x *Index) Len() int { return x.addrs.Len() }
 
 // Where a record has what is looked at here; see lease.AppendRecord.
 const (
-	offEnds = 48
-	offIAID = 56
-	offDUID = 60
+	offSubscriber = 8
+	offEnds       = 48
+	offIAID       = 56
+	offDUID       = 60
 )
 
 // endOf returns when a lease ends, in seconds since 1970.
@@ -200,19 +202,34 @@ func (x *Index) add(kind byte, a, b []byte) arena.Ref {
 }
 
 func (x *Index) drop(r arena.Ref) {
-	_, b := x.block(r)
+	kind, b := x.block(r)
+	if kind == kindLease {
+		if n := &x.near.leases[x.hashAddr([16]byte(b))%nearby]; *n == r {
+			*n = 0
+		}
+	}
 	x.blocks.Release(r, headLen+len(b))
+}
+
+// lease returns the block of the lease of an address.
+func (x *Index) lease(raw [16]byte) (r arena.Ref, ok bool) {
+	hash := x.hashAddr(raw)
+	if r := x.near.leases[hash%nearby]; r != 0 && x.addrOf(r) == raw {
+		return r, true
+	}
+	at, ok := x.addrs.Find(hash, func(r arena.Ref) bool { return x.addrOf(r) == raw })
+	return x.addrs.At(at), ok
 }
 
 // put files a lease's record under its address.
 func (x *Index) put(addr netip.Addr, record []byte) {
 	raw := addr.As16()
-	here, ok := x.findAddr(raw)
+	old, ok := x.lease(raw)
 	if !ok {
+		here, _ := x.findAddr(raw)
 		x.addrs.Set(here, x.add(kindLease, raw[:], record), x.hashAddr(raw))
 		return
 	}
-	old := x.addrs.At(here)
 	_, b := x.block(old)
 	if len(b) == 16+len(record) && b[16] == record[0] && lease.RecordBits(b[16:]) == lease.RecordBits(record) && string(b[16+offIAID:16+offDUID+1+int(b[16+offDUID])]) == string(record[offIAID:offDUID+1+int(record[offDUID])]) {
 		copy(b[16:], record) // as with every renewal
@@ -228,6 +245,7 @@ func (x *Index) put(addr netip.Addr, record []byte) {
 	case filed:
 		x.clients.Remove(at)
 	}
+	here, _ := x.findAddr(raw)
 	x.addrs.Move(here, r)
 	x.drop(old)
 }
@@ -315,7 +333,11 @@ func (x *Index) register(key idcodec.LookupKey, number uint64) {
 // Lookup implements lease.Store.
 func (x *Index) Lookup(key idcodec.LookupKey) (uint64, error) {
 	half := [16]byte(key[:])
-	if at, ok := x.keys.Find(x.hashAddr(half), func(r arena.Ref) bool { return x.halfOf(r) == half }); ok {
+	hash := x.hashAddr(half)
+	if n := x.near.numbers[hash%nearby]; n != 0 && [16]byte(x.half(uint64(n)-1)) == half {
+		return uint64(n) - 1, nil
+	}
+	if at, ok := x.keys.Find(hash, func(r arena.Ref) bool { return x.halfOf(r) == half }); ok {
 		return uint64(x.keys.At(at)) - 1, nil
 	}
 	return x.Cache.Lookup(key)
@@ -332,8 +354,8 @@ func (x *Index) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (
 
 // Lease implements lease.Store.
 func (x *Index) Lease(addr netip.Addr) (lease.Lease, error) {
-	if at, ok := x.findAddr(addr.As16()); ok {
-		_, b := x.block(x.addrs.At(at))
+	if r, ok := x.lease(addr.As16()); ok {
+		_, b := x.block(r)
 		return lease.ParseRecord(addr, b[16:])
 	}
 	return x.Cache.Lease(addr)
@@ -395,10 +417,19 @@ func (x *Index) Apply(u *lease.Update) error {
 }
 
 // sweep looks at one lease, and removes it if it ended long before now. With each change it is
-// another's turn; there are at most two and a half times as many slots as there were leases, so that
-// where as many clients renew twice an hour all are looked at within 75 minutes. More at once would cost
-// more than the change: each is somewhere else in memory.
+// another's turn, but no sooner than it need be so that in an hour all have theirs: each is somewhere
+// else in memory, which costs as much as the change. Of slots there are at most two and a half times as
+// many as there were leases, so that where as many clients renew twice an hour it takes 75 minutes.
 func (x *Index) sweep(now time.Time) {
+	if d := now.Sub(x.last); d > 0 {
+		slots := x.addrs.Slots()
+		x.unswept = min(slots, x.unswept+int(float64(slots)*min(1, d.Hours())))
+		x.last = now
+	}
+	if x.unswept == 0 {
+		return
+	}
+	x.unswept--
 	if x.swept++; x.swept >= x.addrs.Slots() {
 		x.swept = 0
 	}

@@ -109,8 +109,8 @@ func compare(t *testing.T, rng *rand.Rand) {
 		}
 		// What is fetched may be there or not, and changes nothing.
 		f := lease.Foreseen{Keys: []idcodec.LookupKey{{byte(rng.IntN(9))}}}
-		for range rng.IntN(4) {
-			f.Clients = append(f.Clients, client(rng.IntN(clients)))
+		for range rng.IntN(20) {
+			f.Clients, f.Whose = append(f.Clients, client(rng.IntN(clients))), append(f.Whose, rng.IntN(2)-1)
 		}
 		x.Prefetch(&f)
 		before := x.Len()
@@ -170,9 +170,20 @@ func TestSubscribersAreFound(t *testing.T) {
 		if got, err := x.Register(key(n), idcodec.NID{1}, t0); err != nil || got != uint64(n) {
 			t.Fatalf("%d: %d, %v", n, got, err)
 		}
+		l := leasetest.Lease(n, t0)
+		l.Subscriber = uint64(n)
+		u := lease.Update{Put: []lease.Lease{l}, Clients: []lease.ClientList{{Client: l.Client, Addrs: []netip.Addr{l.Addr}}}}
+		if err := x.Apply(&u); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for n := range 3000 {
-		x.Prefetch(&lease.Foreseen{Keys: []idcodec.LookupKey{key(n), key(n + 1)}})
+		// Of each third client somebody else asks.
+		f := lease.Foreseen{Keys: []idcodec.LookupKey{key(n), key(n + 1)}}
+		for i := range f.Keys {
+			f.Clients, f.Whose = append(f.Clients, leasetest.Lease((n+i+n%3/2)%3000, t0).Client), append(f.Whose, i)
+		}
+		x.Prefetch(&f)
 		if got, err := x.Lookup(key(n)); err != nil || got != uint64(n) {
 			t.Fatalf("%d: %d, %v", n, got, err)
 		}

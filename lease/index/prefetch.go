@@ -1,21 +1,51 @@
 package index
 
 import (
-	"net/netip"
+	"encoding/binary"
 
 	"brightgid/lease"
 	"brightgid/lease/arena"
 )
 
-// ahead is what Prefetch needs from one step to the next.
+const (
+	// blockLen is how much of a block is fetched, which is seldom longer.
+	blockLen = 128
+
+	// nearby is more than a batch asks for.
+	nearby = 512
+)
+
+// ahead is what the steps of Prefetch leave for each other.
 type ahead struct {
-	keys, clients, more []uint32 // hashes
-	blocks              []arena.Ref
-	addrs               []netip.Addr
+	lines   arena.Lines
+	clients []uint32 // hashes
+	keys    []uint32 // the same of those who are behind them
+	filed   []filed
+	addrs   [][16]byte
+	listed  []uint32 // hashes of those addresses whose leases are somewhere else
 }
 
-// blockLen is how much of a block is fetched, which is seldom longer.
-const blockLen = 128
+// filed is where it is what a client has.
+type filed struct {
+	at  arena.Ref
+	key uint32
+}
+
+// none is no hash but by chance, which does no harm.
+const none = 1<<32 - 1
+
+// near is what will be asked for soon, by its hash, so that nobody needs to look for it. What is
+// there is as good as found, or something else's.
+type near struct {
+	leases  [nearby]arena.Ref // by their addresses
+	numbers [nearby]uint32    // of subscribers and one, by their lookup keys
+}
+
+// fetcher is a store behind the index that has memory, too, which it writes leases to.
+type fetcher interface {
+	Slots(lines arena.Lines, addrs [][16]byte) arena.Lines
+	Blocks(lines arena.Lines, addrs [][16]byte) arena.Lines
+}
 
 // Prefetch has the processor fetch what the messages of these clients will need, before they are
 // handled. Among many leases nothing of it is in its caches. A message comes to one thing by
@@ -23,56 +53,64 @@ const blockLen = 128
 // need comes at the same time.
 func (x *Index) Prefetch(f *lease.Foreseen) {
 	a := &x.ahead
-	a.keys, a.clients, a.more, a.blocks, a.addrs = a.keys[:0], a.clients[:0], a.more[:0], a.blocks[:0], a.addrs[:0]
-	for i := range f.Keys {
-		hash := x.hashAddr([16]byte(f.Keys[i][:]))
-		a.keys = append(a.keys, hash)
-		x.keys.Fetch(hash)
-	}
+	a.clients, a.keys, a.filed, a.addrs, a.listed = a.clients[:0], a.keys[:0], a.filed[:0], a.addrs[:0], a.listed[:0]
 	for i := range f.Clients {
 		hash := x.hashClient(f.Clients[i])
 		a.clients = append(a.clients, hash)
-		x.clients.Fetch(hash)
+		a.lines = a.lines.Slot(x.clients, hash)
+	}
+	a.lines = a.lines.Fetch()
+	for _, i := range f.Whose {
+		key := uint32(none)
+		if i >= 0 {
+			key = x.hashAddr([16]byte(f.Keys[i][:]))
+		}
+		a.keys = append(a.keys, key)
 	}
 
-	for _, hash := range a.keys {
-		if r := x.keys.Probably(hash); r != 0 {
-			arena.Fetch(x.half(uint64(r)-1), 16)
-		}
-	}
-	for _, hash := range a.clients {
+	for i, hash := range a.clients {
 		if r := x.clients.Probably(hash); r != 0 {
-			a.blocks = append(a.blocks, r)
-			x.blocks.Fetch(r, blockLen)
+			a.filed = append(a.filed, filed{r, a.keys[i]})
+			a.lines = a.lines.Block(x.blocks, r, blockLen)
+		}
+		if at := x.swept + 1 + i; i < x.unswept && at < x.addrs.Slots() && x.addrs.At(at) != 0 {
+			a.lines = a.lines.Block(x.blocks, x.addrs.At(at), headLen+16+offIAID) // sweep will come to it
 		}
 	}
-	for i := range f.Clients {
-		if at := x.swept + 1 + i; at < x.addrs.Slots() && x.addrs.At(at) != 0 {
-			x.blocks.Fetch(x.addrs.At(at), headLen+16+offIAID) // sweep will come to it
-		}
-	}
+	a.lines = a.lines.Fetch()
 
-	for _, r := range a.blocks {
-		kind, b := x.block(r)
+	for _, c := range a.filed {
+		kind, b := x.block(c.at)
 		if kind == kindList {
-			b = b[6+int(b[5]):]
-		} else {
-			b = b[:16]
+			for b = b[6+int(b[5]):]; len(b) >= 16; b = b[16:] {
+				raw := [16]byte(b)
+				hash := x.hashAddr(raw)
+				a.addrs, a.listed = append(a.addrs, raw), append(a.listed, hash)
+				a.lines = a.lines.Slot(x.addrs, hash)
+			}
+			continue
 		}
-		for ; len(b) >= 16; b = b[16:] {
-			raw := [16]byte(b)
-			hash := x.hashAddr(raw)
-			a.addrs, a.more = append(a.addrs, netip.AddrFrom16(raw)), append(a.more, hash)
-			x.addrs.Fetch(hash)
-		}
-	}
-
-	for _, hash := range a.more {
-		if r := x.addrs.Probably(hash); r != 0 {
-			x.blocks.Fetch(r, blockLen)
+		raw := [16]byte(b)
+		x.near.leases[x.hashAddr(raw)%nearby] = c.at
+		a.addrs = append(a.addrs, raw)
+		if n := binary.BigEndian.Uint64(b[16+offSubscriber:]); n/halvesAtOnce < uint64(len(x.halves)) {
+			x.near.numbers[c.key%nearby] = uint32(n) + 1
+			a.lines = a.lines.Memory(x.half(n), 16)
 		}
 	}
 	if x.behind != nil {
-		x.behind(a.addrs)
+		a.lines = x.behind.Slots(a.lines, a.addrs)
 	}
+	a.lines = a.lines.Fetch()
+
+	for _, hash := range a.listed {
+		if r := x.addrs.Probably(hash); r != 0 {
+			x.near.leases[hash%nearby] = r
+			a.lines = a.lines.Block(x.blocks, r, blockLen)
+		}
+	}
+	if x.behind != nil {
+		a.lines = x.behind.Blocks(a.lines, a.addrs)
+	}
+	a.lines = a.lines.Fetch()
 }

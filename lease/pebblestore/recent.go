@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/maphash"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -67,20 +66,32 @@ func (t *table) get(addr [16]byte) ([]byte, bool) {
 	return t.at(t.places.At(at)), true
 }
 
-// fetch has the processor fetch what get and put look at.
-func (t *table) fetch(addrs []netip.Addr) {
+// slots adds where get and put begin to look.
+func (t *table) slots(lines arena.Lines, addrs [][16]byte) arena.Lines {
 	if t.places == nil {
-		return
+		return lines
 	}
 	for _, a := range addrs {
-		t.places.Fetch(t.hash(a.As16()))
+		lines = lines.Slot(t.places, t.hash(a))
+	}
+	return lines
+}
+
+// records adds what they find there.
+func (t *table) records(lines arena.Lines, addrs [][16]byte) arena.Lines {
+	if t.places == nil {
+		return lines
 	}
 	for _, a := range addrs {
-		if r := t.places.Probably(t.hash(a.As16())); r != 0 {
-			t.blocks.Fetch(r, 2*headLen)
+		if r := t.places.Probably(t.hash(a)); r != 0 {
+			lines = lines.Block(t.blocks, r, blockLen)
 		}
 	}
+	return lines
 }
+
+// blockLen is how much of a block is looked at, which is seldom longer.
+const blockLen = 128
 
 func (t *table) put(addr [16]byte, record []byte) {
 	if t.places == nil {

@@ -36,6 +36,7 @@ import (
 
 	"brightgid/idcodec"
 	"brightgid/lease"
+	"brightgid/lease/arena"
 	"brightgid/lease/datasync"
 	"brightgid/lease/wal"
 )
@@ -606,11 +607,19 @@ func (s *Store) setAddrs(key []byte, addrs []netip.Addr) {
 	s.set(key, s.value)
 }
 
-// Prefetch has the processor fetch what is needed to write leases of these addresses.
-func (s *Store) Prefetch(addrs []netip.Addr) {
+// Slots and Blocks add what will be looked at when leases of these addresses are written: Blocks
+// when the processor has what Slots has added.
+func (s *Store) Slots(lines arena.Lines, addrs [][16]byte) arena.Lines {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	s.recent.fetch(addrs)
+	return s.recent.slots(lines, addrs)
+}
+
+// Blocks: see Slots.
+func (s *Store) Blocks(lines arena.Lines, addrs [][16]byte) arena.Lines {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.recent.records(lines, addrs)
 }
 
 // renew files leases that nothing else changes with.
