@@ -23,6 +23,9 @@ type table struct {
 	order  [][16]byte
 	runs   []run // of order, the first address of each being the least of the first run's
 	sorted int   // how much of order is in runs
+
+	given [][16]byte // scratch
+	lines arena.Lines
 }
 
 // run is a part of the order that is sorted, but for what Pebble has of it.
@@ -199,19 +202,24 @@ func (t *table) next() (addr [16]byte, ok bool) {
 // give writes up to n of the records in the order of their addresses, which costs Pebble least,
 // and reports whether there are more. All have to be sorted.
 func (t *table) give(batch *pebble.Batch, n int) (more bool) {
+	t.given = t.given[:0]
+	for more = true; more && len(t.given) < n; {
+		var addr [16]byte
+		if addr, more = t.next(); more {
+			t.given = append(t.given, addr)
+		}
+	}
+	t.lines = t.slots(t.lines, t.given).Fetch()
+	t.lines = t.records(t.lines, t.given).Fetch()
 	var key [17]byte
 	key[0] = tagLease
-	for range n {
-		addr, ok := t.next()
-		if !ok {
-			return false
-		}
+	for _, addr := range t.given {
 		if record, ok := t.get(addr); ok { // else it was removed
 			copy(key[1:], addr[:])
 			batch.Set(key[:], record, nil)
 		}
 	}
-	return true
+	return more
 }
 
 // atOnce is how many leases are given to Pebble while others wait, and restFor for how many times
@@ -264,19 +272,21 @@ func (s *Store) giveRest() error {
 	}
 	batch := s.db.NewBatch()
 	defer batch.Close()
+	t := s.draining
 	for more := true; more; {
 		began := time.Now()
-		s.mu.Lock()
-		t := s.draining
+		s.order.Lock()
 		more = t.give(batch, atOnce)
 		err := s.db.Apply(batch, pebble.NoSync)
 		switch {
 		case err != nil:
 			t.again()
 		case !more:
+			s.mu.Lock()
 			s.draining = nil
+			s.mu.Unlock()
 		}
-		s.mu.Unlock()
+		s.order.Unlock()
 		if err != nil {
 			return err
 		}

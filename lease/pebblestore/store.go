@@ -78,7 +78,11 @@ type Store struct {
 	ops   []byte        // the same for the log
 	value []byte
 
-	mu       sync.RWMutex // guards what follows, and that it and Pebble go together
+	// order is held by who writes leases to Pebble, so that an older one never comes after a newer.
+	// Who holds mu as well takes it after this one. Renewals, which Pebble is given later, do not wait for it.
+	order sync.Mutex
+
+	mu       sync.RWMutex // guards what follows; draining is changed under order, too
 	recent   *table       // leases that the log has and Pebble has not
 	draining *table       // those that are being given to it; nil if none are
 
@@ -640,9 +644,10 @@ func (s *Store) renew(leases []lease.Lease) {
 
 // write makes the change, after which the leases of addresses are as Pebble has them.
 func (s *Store) write(addrs []netip.Addr) error {
-	s.mu.Lock()
+	s.order.Lock()
 	err := s.db.Apply(s.batch, pebble.NoSync)
 	if err == nil {
+		s.mu.Lock()
 		s.wal.Append(s.ops)
 		for _, a := range addrs {
 			raw := a.As16()
@@ -651,8 +656,9 @@ func (s *Store) write(addrs []netip.Addr) error {
 				s.draining.remove(raw)
 			}
 		}
+		s.mu.Unlock()
 	}
-	s.mu.Unlock()
+	s.order.Unlock()
 	if err != nil {
 		return fmt.Errorf("lease database: %w", err)
 	}

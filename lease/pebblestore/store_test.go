@@ -494,6 +494,49 @@ func TestTheLogIsTidied(t *testing.T) {
 	}
 }
 
+// A lease that Pebble is being given never comes after a newer one of its address.
+func TestAnOlderLeaseNeverComesBack(t *testing.T) {
+	s, err := Open(t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	t0 := time.Unix(1e9, 0).UTC()
+	const leases = 1000
+	for round := range 20 {
+		at := t0.Add(time.Duration(round) * time.Minute)
+		renewed := func(i int, at time.Time) []lease.Lease {
+			l := leasetest.Lease(i, t0)
+			l.Updated = at
+			return []lease.Lease{l}
+		}
+		for i := range leases {
+			if err := s.Apply(&lease.Update{Put: renewed(i, at)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		given := make(chan error)
+		go func() { given <- s.give() }()
+		newer := at.Add(time.Second)
+		for i := range leases {
+			// Its client's list goes with it, so that Pebble has it at once.
+			u := lease.Update{Put: renewed(i, newer)}
+			u.Clients = []lease.ClientList{{Client: u.Put[0].Client, Addrs: []netip.Addr{u.Put[0].Addr}}}
+			if err := s.Apply(&u); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := <-given; err != nil {
+			t.Fatal(err)
+		}
+		for i := range leases {
+			if l, err := s.Lease(renewed(i, newer)[0].Addr); err != nil || !l.Updated.Equal(newer) {
+				t.Fatalf("round %d, lease %d: of %s, %v; want %s", round, i, l.Updated, err, newer)
+			}
+		}
+	}
+}
+
 // Whatever changes, and wherever it is meanwhile, all reads say the same as a store that is nothing
 // but maps would.
 func TestReadsWhereverALeaseIs(t *testing.T) {
