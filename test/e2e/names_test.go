@@ -14,6 +14,56 @@ import (
 	"brightgid/internal/netlab"
 )
 
+// clientZone is BIND with a zone for clients' names.
+type clientZone struct {
+	w    *world
+	host *netlab.Namespace
+	addr string
+}
+
+const tsigKey = "key \"gid\" { algorithm hmac-sha256; secret \"c2l4dGVlbiBieXRlcyBvciBtb3Jl\"; };\n"
+
+// newZone starts BIND on a host, and configures the server to keep the names of a link's clients there.
+func (w *world) newZone(host *netlab.Namespace, addr, link string) *clientZone {
+	w.t.Helper()
+	dir := filepath.Join(w.lab.Dir, "named")
+	conf := tsigKey + fmt.Sprintf(`options { directory %[1]q; pid-file "named.pid"; session-keyfile "session.key"; managed-keys-directory %[1]q; listen-on { none; }; listen-on-v6 port 5353 { %[2]s; }; recursion no; notify no; dnssec-validation no; };
+controls { };
+zone "clients.isp.example" { type primary; file "zone"; allow-update { key gid; }; };
+`, dir, addr)
+	w.must(os.MkdirAll(dir, 0o700))
+	w.must(errors.Join(
+		os.WriteFile(filepath.Join(dir, "named.conf"), []byte(conf), 0o600),
+		os.WriteFile(filepath.Join(dir, "zone"), []byte("$TTL 60\n@ SOA ns.isp.example. host.isp.example. 1 3600 600 86400 60\n@ NS ns.isp.example.\nwww AAAA 2001:db8::80\n"), 0o600)))
+	w.nameClients(addr, link)
+	named, err := host.Start("named", "-g", "-c", filepath.Join(dir, "named.conf"))
+	w.must(err)
+	w.t.Cleanup(func() {
+		if w.t.Failed() {
+			w.t.Logf("named wrote:\n%s", named.Log())
+		}
+	})
+	w.must(named.WaitLog("running", 20*time.Second))
+	return &clientZone{w, host, addr}
+}
+
+// nameClients configures the server to keep the names of a link's clients in DNS.
+func (w *world) nameClients(addr, link string) {
+	w.t.Helper()
+	w.must(errors.Join(
+		os.WriteFile(w.Path("etc", "tsig.key"), []byte(tsigKey), 0o600),
+		w.Configure("dns-update", fmt.Sprintf("server = \"[%s]:5353\"\nzone = \"clients.isp.example\"\nkey = \"tsig.key\"\n", addr)),
+		w.Reconfigure("name = \""+link+"\"\n", "name = \""+link+"\"\nnames = true\n")))
+}
+
+// dig asks for a name in the zone.
+func (z *clientZone) dig(name, typ string) string {
+	z.w.t.Helper()
+	out, err := z.host.Output("dig", "+short", "+tries=1", "@"+z.addr, "-p", "5353", name+".clients.isp.example", typ)
+	z.w.must(err)
+	return strings.TrimSpace(out)
+}
+
 // A client's name comes to BIND by a signed update when it has a lease, stays while it renews,
 // and goes when the lease does; another client cannot take it. Where DNS refuses, clients are
 // served all the same.
@@ -25,38 +75,11 @@ func TestClientsAreNamedInBIND(t *testing.T) {
 		t.Run(program, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, netlab.ISPOptions{Lease: shortLease, Table: map[string]string{clientMAC: tableEID, lanMAC: "static:" + canary + "-other"}})
-			dir := filepath.Join(w.lab.Dir, "named")
-			const key = "key \"gid\" { algorithm hmac-sha256; secret \"c2l4dGVlbiBieXRlcyBvciBtb3Jl\"; };\n"
-			conf := key + fmt.Sprintf(`options { directory %[1]q; pid-file "named.pid"; session-keyfile "session.key"; managed-keys-directory %[1]q; listen-on { none; }; listen-on-v6 port 5353 { ::1; }; recursion no; notify no; dnssec-validation no; };
-controls { };
-zone "clients.isp.example" { type primary; file "zone"; allow-update { key gid; }; };
-`, dir)
-			w.must(os.MkdirAll(dir, 0o700))
-			w.must(errors.Join(
-				os.WriteFile(filepath.Join(dir, "named.conf"), []byte(conf), 0o600),
-				os.WriteFile(filepath.Join(dir, "zone"), []byte("$TTL 60\n@ SOA ns.isp.example. host.isp.example. 1 3600 600 86400 60\n@ NS ns.isp.example.\nwww AAAA 2001:db8::80\n"), 0o600),
-				os.WriteFile(w.Path("etc", "tsig.key"), []byte(key), 0o600),
-				w.Configure("dns-update", "server = \"[::1]:5353\"\nzone = \"clients.isp.example\"\nkey = \"tsig.key\"\n"),
-				w.Configure("metrics", "listen = \"[::1]:9547\"\n")))
-			text, err := os.ReadFile(w.Config())
-			w.must(err)
-			w.must(os.WriteFile(w.Config(), []byte(strings.Replace(string(text), "name = \"access\"\n", "name = \"access\"\nnames = true\n", 1)), 0o644))
-			named, err := w.Host.Start("named", "-g", "-c", filepath.Join(dir, "named.conf"))
-			w.must(err)
-			t.Cleanup(func() {
-				if t.Failed() {
-					t.Logf("named wrote:\n%s", named.Log())
-				}
-			})
-			w.must(named.WaitLog("running", 20*time.Second))
+			zone := w.newZone(w.Host, "::1", "access")
+			w.must(w.Configure("metrics", "listen = \"[::1]:9547\"\n"))
 			prefix, _ := w.attach("direct")
 			w.must(w.Serve())
-			dig := func(name, typ string) string {
-				t.Helper()
-				out, err := w.Host.Output("dig", "+short", "+tries=1", "@::1", "-p", "5353", name+".clients.isp.example", typ)
-				w.must(err)
-				return strings.TrimSpace(out)
-			}
+			dig := zone.dig
 			until := func(what string, ok func() bool) {
 				t.Helper()
 				w.must(netlab.Until(20*time.Second, func() error {
@@ -116,11 +139,7 @@ zone "clients.isp.example" { type primary; file "zone"; allow-update { key gid; 
 func TestWhatDNSRefusesStopsNobody(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, netlab.ISPOptions{Lease: shortLease})
-	w.must(os.WriteFile(w.Path("etc", "tsig.key"), []byte("key \"gid\" { algorithm hmac-sha256; secret \"c2l4dGVlbiBieXRlcyBvciBtb3Jl\"; };\n"), 0o600))
-	w.must(w.Configure("dns-update", "server = \"[::1]:5353\"\nzone = \"clients.isp.example\"\nkey = \"tsig.key\"\n"))
-	text, err := os.ReadFile(w.Config())
-	w.must(err)
-	w.must(os.WriteFile(w.Config(), []byte(strings.Replace(string(text), "name = \"access\"\n", "name = \"access\"\nnames = true\n", 1)), 0o644))
+	w.nameClients("::1", "access")
 	prefix, _ := w.attach("direct")
 	w.must(w.Serve())
 	c, err := w.client.NewClient("dhcpcd", "eth0", "hostname laptop", "hostname_short", "fqdn both")
