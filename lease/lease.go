@@ -197,7 +197,8 @@ type Store interface {
 
 	// Old returns up to limit leases, history included, whose addresses are
 	// of epochs before the given one. after, the last answer of the call
-	// before, is where to go on; next is nil at the end.
+	// before, is where to go on; next is nil at the end. It may return fewer, or none,
+	// before the end, so as not to take long.
 	Old(before uint32, after []byte, limit int) (old []Lease, next []byte, err error)
 
 	// Each calls f with the newest lease of every address in order, until f

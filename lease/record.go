@@ -61,6 +61,14 @@ func AppendRecord(b []byte, l *Lease) []byte {
 	return b
 }
 
+// RecordEpoch returns the epoch in a record, and whether it is long enough to have one.
+func RecordEpoch(record []byte) (epoch uint32, ok bool) {
+	if len(record) < leaseFixedLen {
+		return 0, false
+	}
+	return binary.BigEndian.Uint32(record[4:]), true
+}
+
 // RecordBits returns the length of a delegated prefix in a record, or 0 for an address.
 func RecordBits(record []byte) uint8 {
 	if record[0] == leaseVersion {

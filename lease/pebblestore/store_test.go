@@ -494,6 +494,51 @@ func TestTheLogIsTidied(t *testing.T) {
 	}
 }
 
+// Who looks for old leases is not kept long where there are none, and finds all.
+func TestOldLooksAtFewAtOnce(t *testing.T) {
+	s, err := Open(t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	t0 := time.Unix(1e9, 0).UTC()
+	const leases, every = 4*oldAtOnce + 7, oldAtOnce - 5
+	var u lease.Update
+	want := 0
+	for i := range leases {
+		l := leasetest.Lease(i, t0)
+		l.Epoch = 2
+		if i%every == 0 {
+			l.Epoch = 1
+			want++
+		}
+		u.Put = append(u.Put, l)
+	}
+	ended := leasetest.Lease(3, t0.Add(-time.Hour))
+	ended.Epoch = 1
+	u.Archive = []lease.Lease{ended}
+	want++
+	if err := s.Apply(&u); err != nil {
+		t.Fatal(err)
+	}
+	calls, found := 0, make(map[string]bool)
+	for next := []byte(nil); calls == 0 || next != nil; calls++ {
+		var old []lease.Lease
+		if old, next, err = s.Old(2, next, 2); err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range old {
+			found[l.Addr.String()+l.Start.String()] = true
+			if l.Epoch != 1 {
+				t.Errorf("%s is of epoch %d", l.Addr, l.Epoch)
+			}
+		}
+	}
+	if len(found) != want || calls < leases/oldAtOnce {
+		t.Errorf("%d are found in %d calls, want %d", len(found), calls, want)
+	}
+}
+
 // A lease that Pebble is being given never comes after a newer one of its address.
 func TestAnOlderLeaseNeverComesBack(t *testing.T) {
 	s, err := Open(t.TempDir(), Options{})
