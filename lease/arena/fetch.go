@@ -5,9 +5,9 @@ import "unsafe"
 // Lines are places in memory that will be looked at soon, each of which stands for the line of
 // the processor's cache that it is in.
 //
-// They are collected first and then fetched all at once. Before a processor fetches a line it has to find out where
-// that is, and few of them go on with other work until they know; but they do so for many that are asked for one
-// right after the other.
+// They are collected first and then fetched all at once. Before a processor fetches a line it has to
+// find out where that is, and seems to go on with other work only as far as it can see; but it does so
+// for many that are asked for one right after the other.
 type Lines []unsafe.Pointer
 
 // Memory adds the first n bytes of b, or all.

@@ -3,6 +3,7 @@ package shared_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -374,6 +375,69 @@ func TestChangesOfOthersAreTold(t *testing.T) {
 	}
 	if behind != 1 {
 		t.Errorf("behind %d times, want 1", behind)
+	}
+}
+
+// Servers know which of them wrote a lease, and whether that one has been silent since it ran out.
+func TestWhoseALeaseIs(t *testing.T) {
+	db := memdb.New()
+	now := t0
+	at := func() time.Time { return now }
+	a := attach(t, &memdb.Conn{Database: db}, shared.Options{Name: "a", Now: at})
+	b := attach(t, &memdb.Conn{Database: db}, shared.Options{Name: "b", Now: at})
+	follow := func() {
+		t.Helper()
+		if err := errors.Join(a.Follow(t.Context()), b.Follow(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, second, other := leasetest.Lease(1, t0), leasetest.Lease(2, t0), leasetest.Lease(3, t0)
+	other.ValidUntil = t0.Add(100 * time.Hour)
+	if err := errors.Join(apply(t, a, put(first)), apply(t, a, put(second))); err != nil {
+		t.Fatal(err)
+	}
+	follow()
+	second.Updated = t0.Add(time.Minute) // it is renewed at the other server
+	if err := apply(t, b, put(second)); err != nil {
+		t.Fatal(err)
+	}
+	follow()
+	for _, c := range []struct {
+		s    *shared.Store
+		want map[netip.Addr]bool
+	}{{a, map[netip.Addr]bool{first.Addr: true, second.Addr: false}}, {b, map[netip.Addr]bool{first.Addr: false, second.Addr: true}}} {
+		got := make(map[netip.Addr]bool)
+		if err := c.s.EachWritten(func(l lease.Lease, ours bool) error {
+			got[l.Addr] = ours
+			return nil
+		}); err != nil || !maps.Equal(got, c.want) {
+			t.Errorf("%v, %v; want %v", got, err, c.want)
+		}
+	}
+	abandoned := func(what string, l lease.Lease, want bool) {
+		t.Helper()
+		if got, err := b.Abandoned(l.Addr, l.Start, l.ValidUntil); err != nil || got != want {
+			t.Errorf("%s: %t, %v; want %t", what, got, err, want)
+		}
+	}
+	now = first.ValidUntil.Add(time.Minute)
+	abandoned("the other is silent", first, true)
+	abandoned("its own", second, true)
+	abandoned("one that is not there", leasetest.Lease(9, t0), false)
+	longer := first
+	longer.ValidUntil = first.ValidUntil.Add(-time.Minute)
+	abandoned("one that went on", longer, false)
+	if err := apply(t, a, put(other)); err != nil {
+		t.Fatal(err)
+	}
+	follow()
+	abandoned("the other is not silent", first, false)
+	now = other.ValidUntil.Add(time.Minute)
+	abandoned("nor was it before that one ran out", other, true)
+
+	stop := errors.New("stop")
+	if err := a.EachWritten(func(lease.Lease, bool) error { return stop }); err != stop || a.Away() {
+		t.Errorf("%v, away: %t", err, a.Away())
 	}
 }
 

@@ -189,6 +189,35 @@ func TestServersThatCollide(t *testing.T) {
 	}
 }
 
+// Whoever reads all leases learns which server wrote each, over several pages.
+func TestEachTellsWhoWrote(t *testing.T) {
+	url := database(t, cluster(t))
+	one, two := attach(t, open(t, url), "one"), attach(t, open(t, url), "two")
+	const leases = page + 100
+	for i, s := range []*shared.Store{one, two} { // the second writes half of them again
+		var u lease.Update
+		for n := range leases >> i {
+			u.Put = append(u.Put, leasetest.Lease(n, t0))
+		}
+		if err := s.Apply(&u); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Barrier().Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	if err := one.EachWritten(func(l lease.Lease, ours bool) error {
+		if l.Addr != leasetest.Lease(n, t0).Addr || ours != (n >= leases/2) {
+			t.Errorf("lease %d: %s, ours %t", n, l.Addr, ours)
+		}
+		n++
+		return nil
+	}); err != nil || n != leases {
+		t.Errorf("%d leases, %v; want %d", n, err, leases)
+	}
+}
+
 // What is forgotten is forgotten with what was filed about it alone.
 func TestForgetLeavesNothingBehind(t *testing.T) {
 	c := cluster(t)

@@ -46,18 +46,7 @@ func (r *radiusHost) accounts() (all []record) {
 // lease ended and takes the name away, and the other, when it is back, tells nothing else.
 func TestServersThatShareAccountAndNameForEachOther(t *testing.T) {
 	t.Parallel()
-	pg, err := pglab.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("PostgreSQL wrote:\n%s", pg.Log())
-		}
-		if err := pg.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	pg := newPostgres(t)
 	w := newWorld(t, netlab.ISPOptions{LogLevel: "info", Lease: shortLease})
 	r := w.newRADIUS(radiusUsers)
 	r.freeradius()

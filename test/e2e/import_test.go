@@ -19,18 +19,7 @@ import (
 // nobody gets what another has, and addresses that were leased before are traced.
 func TestLeasesMoveToASharedDatabase(t *testing.T) {
 	t.Parallel()
-	pg, err := pglab.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("PostgreSQL wrote:\n%s", pg.Log())
-		}
-		if err := pg.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	pg := newPostgres(t)
 	w := newWorld(t, netlab.ISPOptions{LogLevel: "info", Lease: "preferred = \"1h\"\nvalid = \"2h\"\ncache-threshold = 0.0\n"})
 	relay, err := w.Relayed(w.client, clientMAC)
 	w.must(err)

@@ -17,6 +17,24 @@ import (
 	"brightgid/internal/pglab"
 )
 
+// newPostgres starts a PostgreSQL for a test.
+func newPostgres(t *testing.T) *pglab.Cluster {
+	t.Helper()
+	pg, err := pglab.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("PostgreSQL wrote:\n%s", pg.Log())
+		}
+		if err := pg.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return pg
+}
+
 // Two gidservers share a PostgreSQL with a standby. Clients send each message to the other
 // server than the one before. Then the primary is killed under load: leases that are known
 // are renewed meanwhile, and when the standby has taken over all goes on. Nothing that was
@@ -24,27 +42,19 @@ import (
 // traced at the other.
 func TestTheDatabaseOfTwoServersFailsOver(t *testing.T) {
 	t.Parallel()
-	primary, err := pglab.New()
+	primary := newPostgres(t)
+	standby, err := primary.Standby("two")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var standby *pglab.Cluster
 	t.Cleanup(func() {
-		for _, c := range []*pglab.Cluster{primary, standby} {
-			if c == nil {
-				continue
-			}
-			if t.Failed() {
-				t.Logf("PostgreSQL wrote:\n%s", c.Log())
-			}
-			if err := c.Close(); err != nil {
-				t.Error(err)
-			}
+		if t.Failed() {
+			t.Logf("the standby wrote:\n%s", standby.Log())
+		}
+		if err := standby.Close(); err != nil {
+			t.Error(err)
 		}
 	})
-	if standby, err = primary.Standby("two"); err != nil {
-		t.Fatal(err)
-	}
 	w := newWorld(t, netlab.ISPOptions{LogLevel: "info", Lease: "preferred = \"1h\"\nvalid = \"2h\"\n"})
 	relay, err := w.Relayed(w.client, clientMAC)
 	w.must(err)
