@@ -87,8 +87,8 @@ func BenchmarkManyLeases(b *testing.B) {
 	})
 }
 
-// measure renews leases, through the handler and through the server, and then has Pebble write them and rest,
-// so that another lab's turn is its own.
+// measure renews leases, through the handler and through the server, and then has Pebble write them
+// and rest, so that another lab's turn is its own.
 func (m *manyLab) measure() {
 	used, began := m.processor(), time.Now()
 	m.handle(m.msgs)
@@ -419,10 +419,11 @@ func (m *manyLab) prune(msgs [][]byte) (pruned, renewed float64) {
 		}
 		done <- result{n, time.Since(began)}
 	}()
-	began, n := time.Now(), 0
+	began, n, part := time.Now(), 0, len(msgs)/10
 	for n < 5*len(msgs) && (n < len(msgs) || steps.Load() < 10) {
-		m.handle(msgs[:len(msgs)/10])
-		n += len(msgs) / 10
+		at := n % len(msgs)
+		m.handle(msgs[at : at+part])
+		n += part
 	}
 	renewed = float64(n) / time.Since(began).Seconds()
 	cancel()

@@ -137,9 +137,12 @@ func (r *running) account(ctx context.Context, a *radius.Accountant) error {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				_ = a.Sweep(func(s radius.Session) (bool, error) { // the database may be away, which is in the log
+				err := a.Sweep(func(s radius.Session) (bool, error) {
 					return r.store.abandoned(s.Lease.Addr(), s.Start, s.Until)
 				})
+				if err != nil && !errors.Is(err, lease.ErrAway) { // of which the store tells itself
+					r.log.Error("accounting cannot tell whether another server has told that leases ended", "error", err)
+				}
 			}
 		}
 	})

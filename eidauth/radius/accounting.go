@@ -156,11 +156,11 @@ func (a *Accountant) end(s Session) {
 // renewed it at the last moment, and this one not have seen it yet.
 const unseen = 2 * time.Second
 
-// Abandon is how long after the end of a session another server has to tell of it.
-const Abandon = time.Minute
+// abandon is how long after the end of a session another server has to tell of it.
+const abandon = time.Minute
 
-// Sweep ends sessions that were not renewed in time. Of one that is theirs abandoned is asked, when
-// [Abandon] has passed, whether the other server is not there to tell of it; if so this one does. It
+// Sweep ends sessions that were not renewed in time. Of one that is theirs abandoned is asked, a
+// minute after its end, whether the other server is not there to tell of it; if so this one does. It
 // may be nil if no session is theirs. While it fails such sessions stay, and Sweep returns its error.
 func (a *Accountant) Sweep(abandoned func(Session) (bool, error)) error {
 	a.mu.Lock()
@@ -171,7 +171,7 @@ func (a *Accountant) Sweep(abandoned func(Session) (bool, error)) error {
 		case s.Until.After(now.Add(-unseen)):
 		case !s.Theirs:
 			a.end(s)
-		case !s.Until.After(now.Add(-Abandon)):
+		case !s.Until.After(now.Add(-abandon)):
 			theirs = append(theirs, s)
 		}
 	}

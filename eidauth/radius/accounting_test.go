@@ -91,7 +91,7 @@ func TestSessionsOfServersThatShare(t *testing.T) {
 		sta, sto, interim = rfc2866.AcctStatusType_Value_Start, rfc2866.AcctStatusType_Value_Stop, rfc2866.AcctStatusType_Value_InterimUpdate
 	)
 	over := func(a *Accountant) { at.pass(60*time.Minute + unseen) }
-	gone := func(a *Accountant) { at.pass(60*time.Minute + Abandon) }
+	gone := func(a *Accountant) { at.pass(60*time.Minute + abandon) }
 	known := func(s Session) func(*Accountant) { return func(a *Accountant) { a.Known(s) } }
 	changed := func(s Session) func(*Accountant) { return func(a *Accountant) { a.Changed(s) } }
 	for _, c := range []struct {

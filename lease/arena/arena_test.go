@@ -105,6 +105,9 @@ func TestLines(t *testing.T) {
 			}
 		}
 	}
+	if none := arena.Lines(nil).Memory(nil, 10).Fetch(); len(none) != 0 {
+		t.Error("lines of no memory")
+	}
 	if n := len(arena.Lines(nil).Memory(b[:70], 100)); n != 2 {
 		t.Errorf("of less than was asked for: %d lines", n)
 	}

@@ -79,7 +79,8 @@ type Store struct {
 	value []byte
 
 	// order is held by who writes leases to Pebble, so that an older one never comes after a newer.
-	// Who holds mu as well takes it after this one. Renewals, which Pebble is given later, do not wait for it.
+	// Who holds mu as well takes it after this one. Renewals, which Pebble is given later, do not
+	// wait for it.
 	order sync.Mutex
 
 	mu       sync.RWMutex // guards what follows; draining is changed under order, too
@@ -666,7 +667,7 @@ func (s *Store) write(addrs []netip.Addr) error {
 	return nil
 }
 
-// oldAtOnce is how many leases Old looks at, which takes about a millisecond.
+// oldAtOnce is how many leases Old looks at, so that its caller can rest.
 const oldAtOnce = 1 << 11
 
 // Old implements lease.Store.

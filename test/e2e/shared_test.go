@@ -24,6 +24,12 @@ func newPostgres(t *testing.T) *pglab.Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	closeAfter(t, pg)
+	return pg
+}
+
+// closeAfter ends a PostgreSQL after a test.
+func closeAfter(t *testing.T, pg *pglab.Cluster) {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("PostgreSQL wrote:\n%s", pg.Log())
@@ -32,7 +38,6 @@ func newPostgres(t *testing.T) *pglab.Cluster {
 			t.Error(err)
 		}
 	})
-	return pg
 }
 
 // Two gidservers share a PostgreSQL with a standby. Clients send each message to the other
@@ -47,14 +52,7 @@ func TestTheDatabaseOfTwoServersFailsOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the standby wrote:\n%s", standby.Log())
-		}
-		if err := standby.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	closeAfter(t, standby)
 	w := newWorld(t, netlab.ISPOptions{LogLevel: "info", Lease: "preferred = \"1h\"\nvalid = \"2h\"\n"})
 	relay, err := w.Relayed(w.client, clientMAC)
 	w.must(err)
