@@ -2,6 +2,9 @@
 // (recvmmsg(2), sendmmsg(2)), with the addresses and interfaces that they came to and leave from
 // (RFC 3542), and allocates nothing for them.
 //
+// The system calls do not wait, and Go's scheduler is not told of them: it would take the processor from
+// a thread that is in one for more than 20 µs, as one that sends many datagrams is, and wake another.
+//
 // Datagrams to one peer that are as long as one another are handed over as one, which the kernel
 // or the network adapter cuts up (generic segmentation offload, udp(7)'s UDP_SEGMENT): what a
 // packet costs on its way through the kernel is then paid once for all of them.
@@ -160,7 +163,8 @@ type Reader struct {
 	oob  [][pktInfoSpace]byte
 	msgs []Message
 
-	read  func(fd uintptr) bool
+	read  func(fd uintptr) bool // true when it is done
+	poll  func(fd uintptr) bool // true always
 	n     int
 	errno syscall.Errno
 }
@@ -181,21 +185,32 @@ func (c *Conn) NewReader(count, size int) *Reader {
 		h.Control = &r.oob[i][0]
 	}
 	r.read = func(fd uintptr) bool {
-		n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(len(r.hdrs)), unix.MSG_DONTWAIT, 0, 0)
+		n, _, e := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.hdrs[0])), uintptr(len(r.hdrs)), unix.MSG_DONTWAIT, 0, 0)
 		r.n, r.errno = int(n), e
 		return e != unix.EAGAIN && e != unix.EINTR
+	}
+	r.poll = func(fd uintptr) bool {
+		if !r.read(fd) {
+			r.n, r.errno = 0, 0
+		}
+		return true
 	}
 	return r
 }
 
 // Read waits for datagrams and returns those that are there. They are valid until the next call.
-func (r *Reader) Read() ([]Message, error) {
+func (r *Reader) Read() ([]Message, error) { return r.receive(r.read) }
+
+// Poll is Read that does not wait: it returns none where none is there.
+func (r *Reader) Poll() ([]Message, error) { return r.receive(r.poll) }
+
+func (r *Reader) receive(read func(fd uintptr) bool) ([]Message, error) {
 	for i := range r.hdrs {
 		h := &r.hdrs[i].hdr
 		h.Namelen = unix.SizeofSockaddrInet6
 		h.SetControllen(pktInfoSpace)
 	}
-	if err := r.conn.raw.Read(r.read); err != nil {
+	if err := r.conn.raw.Read(read); err != nil {
 		return nil, err
 	}
 	if r.errno != 0 {
@@ -289,7 +304,7 @@ type group struct {
 func (c *Conn) NewWriter() *Writer {
 	w := &Writer{conn: c}
 	w.write = func(fd uintptr) bool {
-		n, _, e := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&w.hdrs[w.from])), uintptr(len(w.hdrs)-w.from), unix.MSG_DONTWAIT, 0, 0)
+		n, _, e := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&w.hdrs[w.from])), uintptr(len(w.hdrs)-w.from), unix.MSG_DONTWAIT, 0, 0)
 		w.n, w.errno = int(n), e
 		return e != unix.EAGAIN && e != unix.EINTR
 	}

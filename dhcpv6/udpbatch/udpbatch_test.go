@@ -50,6 +50,46 @@ func read(t testing.TB, c *Conn, count int) (out []Message) {
 	return out
 }
 
+// Poll returns at once where nothing is to be read, and otherwise what Read would; then a Read waits as before.
+func TestPollDoesNotWait(t *testing.T) {
+	from, _ := open(t)
+	to, peer := open(t)
+	r := to.NewReader(4, 2048)
+	poll := func() []Message {
+		t.Helper()
+		began := time.Now()
+		msgs, err := r.Poll()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Fatalf("Poll took %s", took)
+		}
+		return msgs
+	}
+	if err := to.conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil { // of a Poll that waits
+		t.Fatal(err)
+	}
+	if msgs := poll(); len(msgs) != 0 {
+		t.Fatalf("%d datagrams of none", len(msgs))
+	}
+	if err := from.NewWriter().Write([]Message{{Data: []byte("here"), Peer: peer}}, fatal(t)); err != nil {
+		t.Fatal(err)
+	}
+	if msgs := poll(); len(msgs) != 1 || string(msgs[0].Data) != "here" {
+		t.Fatalf("%v, want what was sent", msgs)
+	}
+	if msgs := poll(); len(msgs) != 0 {
+		t.Fatalf("%d datagrams a second time", len(msgs))
+	}
+	if err := to.conn.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Read(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("Read of nothing: %v", err)
+	}
+}
+
 func fatal(t testing.TB) func(*Message, error) {
 	return func(m *Message, err error) { t.Helper(); t.Errorf("to %s: %v", m.Peer, err) }
 }

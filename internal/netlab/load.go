@@ -244,14 +244,23 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 			return res, err
 		}
 	}
-	heard := start
+	// An open loop does not sleep: who has to be woken begins late, and to wake it would take the server's
+	// processor as long as an answer does.
+	read := r.Read
+	if l.Rate > 0 {
+		read = r.Poll
+		if err := l.Conn.SetReadDeadline(time.Time{}); err != nil {
+			return res, err
+		}
+	}
+	heard, looked := start, start
 	for len(open) > 0 || l.Rate > 0 && next < l.Total {
-		wait := 100 * time.Millisecond
 		if l.Rate > 0 {
 			if err := due(time.Now()); err != nil {
 				return res, err
 			}
-			wait = time.Millisecond
+		} else if err := l.Conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+			return res, err
 		}
 		select {
 		case <-l.Stop:
@@ -261,10 +270,7 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 		if err := flush(); err != nil {
 			return res, err
 		}
-		if err := l.Conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
-			return res, err
-		}
-		in, err := r.Read()
+		in, err := read()
 		now := time.Now()
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return res, err
@@ -316,7 +322,8 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 				return res, err
 			}
 		}
-		if len(in) == 0 {
+		if len(in) == 0 && now.Sub(looked) > 10*time.Millisecond {
+			looked = now
 			if now.Sub(heard) > quiet {
 				res.Elapsed = now.Sub(start)
 				return res, fmt.Errorf("no answer for %s", quiet)
@@ -514,6 +521,13 @@ func echoLoad(conn *net.UDPConn, server netip.AddrPort, size, open, rate, total 
 		data[i] = make([]byte, size)
 	}
 	sent := 0
+	read := r.Read
+	if rate > 0 { // see Load.Run
+		read = r.Poll
+		if err := conn.SetReadDeadline(time.Time{}); err != nil {
+			return nil, err
+		}
+	}
 	start := time.Now()
 	// at is when a datagram was to be sent.
 	at := func(n int) time.Duration { return time.Duration(n) * time.Second / time.Duration(rate) }
@@ -536,14 +550,12 @@ func echoLoad(conn *net.UDPConn, server netip.AddrPort, size, open, rate, total 
 		if full && rate == 0 {
 			continue
 		}
-		wait := time.Second
-		if rate > 0 {
-			wait = time.Millisecond
+		if rate == 0 {
+			if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+				return res, err
+			}
 		}
-		if err := conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
-			return res, err
-		}
-		in, err := r.Read()
+		in, err := read()
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return res, err
 		}

@@ -4,7 +4,8 @@
 // take the processor from that thread, wake another and look every 20 µs whether it must do so again,
 // which costs as much as the sync where syncs follow one another. Linux does the same by its
 // asynchronous I/O (io_submit(2), IOCB_CMD_FDSYNC, since 4.18) and tells by an eventfd(2), for
-// which the scheduler waits as it does for a socket.
+// which the scheduler waits as it does for a socket. These system calls do not wait, so that it need
+// not be told of them.
 package datasync
 
 import (
@@ -115,7 +116,7 @@ func (s *Syncer) Start(fd uintptr) {
 	}
 	s.cb.fd = uint32(fd)
 	cb := &s.cb
-	if _, _, e := unix.Syscall(unix.SYS_IO_SUBMIT, s.ctx, 1, uintptr(unsafe.Pointer(&cb))); e != 0 {
+	if _, _, e := unix.RawSyscall(unix.SYS_IO_SUBMIT, s.ctx, 1, uintptr(unsafe.Pointer(&cb))); e != 0 {
 		// Whatever keeps the kernel from it (a file system without, memory), the call tells the truth.
 		s.instead, s.err = true, unix.Fdatasync(int(fd))
 		// An eventfd takes more than could ever be written here.
@@ -138,7 +139,7 @@ func (s *Syncer) Ended() (bool, error) {
 		return true, wrap(s.err)
 	}
 	for {
-		n, _, e := unix.Syscall6(unix.SYS_IO_GETEVENTS, s.ctx, 0, 1, uintptr(unsafe.Pointer(&s.done)), 0, 0)
+		n, _, e := unix.RawSyscall6(unix.SYS_IO_GETEVENTS, s.ctx, 0, 1, uintptr(unsafe.Pointer(&s.done)), 0, 0)
 		switch {
 		case e == unix.EINTR:
 		case e != 0:
