@@ -242,7 +242,6 @@ func (s *Server) Changed(l lease.Lease) {
 type batch struct {
 	socket  *socket
 	free    chan *batch // where it goes back to
-	read    *udpbatch.Reader
 	out     []udpbatch.Message
 	replies [][]byte // memory of the answers
 	changes []lease.Lease
@@ -259,7 +258,7 @@ type part struct {
 
 func newBatch(s *socket, free chan *batch) *batch {
 	b := &batch{
-		socket: s, free: free, read: s.conn.NewReader(batchSize, maxPacket),
+		socket: s, free: free,
 		out: make([]udpbatch.Message, 0, batchSize), replies: make([][]byte, batchSize),
 	}
 	for i := range b.replies {
@@ -321,13 +320,13 @@ func (s *Server) Serve(until context.Context) error {
 			free <- newBatch(k, free)
 		}
 		readers.Go(func() {
-			write := k.conn.NewWriter()
+			read, write := k.conn.NewReader(batchSize, maxPacket), k.conn.NewWriter()
 			var b *batch // the same as long as it can be, which is in the processor's caches
 			for {
 				if b == nil {
 					b = <-free
 				}
-				in, err := b.read.Read()
+				in, err := read.Read()
 				if err != nil {
 					cancel(err)
 					return

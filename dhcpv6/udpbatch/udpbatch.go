@@ -7,7 +7,8 @@
 //
 // Datagrams to one peer that are as long as one another are handed over as one, which the kernel
 // or the network adapter cuts up (generic segmentation offload, udp(7)'s UDP_SEGMENT): what a
-// packet costs on its way through the kernel is then paid once for all of them.
+// packet costs on its way through the kernel is then paid once for all of them. Those that came from one
+// peer right after one another may be handed over as one by the kernel as well (UDP_GRO).
 package udpbatch
 
 import (
@@ -120,7 +121,8 @@ type Conn struct {
 	whole atomic.Bool // the kernel or the adapter does not cut datagrams up
 }
 
-// New has a socket tell where datagrams came to.
+// New has a socket tell where datagrams came to, and take those that came together as one, where the
+// kernel does that (since Linux 5.0).
 func New(conn *net.UDPConn) (*Conn, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -132,6 +134,10 @@ func New(conn *net.UDPConn) (*Conn, error) {
 	})
 	if err = errors.Join(err, failed); err != nil {
 		return nil, fmt.Errorf("IPV6_RECVPKTINFO: %w", err)
+	}
+	err = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 1) })
+	if err != nil {
+		return nil, err
 	}
 	return &Conn{conn: conn, raw: raw}, nil
 }
@@ -148,9 +154,14 @@ const (
 	cmsgHeader   = 16
 	pktInfoLen   = 20 // address(16) index(4)
 	pktInfoSpace = cmsgHeader + 24
-	segmentLen   = 2
+	segmentLen   = 2 // when sent; the kernel tells it in 4
 	segmentSpace = cmsgHeader + 8
 )
+
+// slot is the length in bytes of the memory for what the kernel hands over as one, which has up to 65535. It is
+// an odd number of cache lines more than a power of two, since the beginnings of all would be in the same places of
+// the processor's caches otherwise.
+const slot = 1<<16 + 5*64
 
 // Reader is memory for datagrams that are read together.
 type Reader struct {
@@ -159,25 +170,29 @@ type Reader struct {
 	hdrs []mmsghdr
 	iovs []unix.Iovec
 	name []unix.RawSockaddrInet6
-	data []byte // size bytes for each
-	oob  [][pktInfoSpace]byte
+	data []byte // a slot for each
+	oob  [][pktInfoSpace + segmentSpace]byte
 	msgs []Message
 
 	read  func(fd uintptr) bool // true when it is done
 	poll  func(fd uintptr) bool // true always
 	n     int
 	errno syscall.Errno
+
+	next int // of the n that were read, the first that was not returned as a whole
+	done int // bytes of it that were
 }
 
-// NewReader returns a Reader of up to count datagrams of up to size bytes each.
+// NewReader returns a Reader of up to count datagrams of up to size bytes each, at most 65535. It has 64 KiB for each
+// datagram, of which those are in use that something was written to.
 func (c *Conn) NewReader(count, size int) *Reader {
 	r := &Reader{
 		conn: c, size: size, hdrs: make([]mmsghdr, count), iovs: make([]unix.Iovec, count), name: make([]unix.RawSockaddrInet6, count),
-		data: make([]byte, count*size), oob: make([][pktInfoSpace]byte, count), msgs: make([]Message, count),
+		data: make([]byte, count*slot), oob: make([][pktInfoSpace + segmentSpace]byte, count), msgs: make([]Message, 0, count),
 	}
 	for i := range r.hdrs {
-		r.iovs[i].Base = &r.data[i*size]
-		r.iovs[i].SetLen(size)
+		r.iovs[i].Base = &r.data[i*slot]
+		r.iovs[i].SetLen(slot)
 		h := &r.hdrs[i].hdr
 		h.Name = (*byte)(unsafe.Pointer(&r.name[i]))
 		h.Iov = &r.iovs[i]
@@ -205,29 +220,52 @@ func (r *Reader) Read() ([]Message, error) { return r.receive(r.read) }
 func (r *Reader) Poll() ([]Message, error) { return r.receive(r.poll) }
 
 func (r *Reader) receive(read func(fd uintptr) bool) ([]Message, error) {
-	for i := range r.hdrs {
-		h := &r.hdrs[i].hdr
-		h.Namelen = unix.SizeofSockaddrInet6
-		h.SetControllen(pktInfoSpace)
-	}
-	if err := r.conn.raw.Read(read); err != nil {
-		return nil, err
-	}
-	if r.errno != 0 {
-		return nil, os.NewSyscallError("recvmmsg", r.errno)
-	}
-	msgs := r.msgs[:0]
-	for i := range r.hdrs[:r.n] {
-		h := &r.hdrs[i]
-		m := Message{
-			Data:      r.data[i*r.size:][:h.n:r.size],
-			Peer:      netip.AddrPortFrom(netip.AddrFrom16(r.name[i].Addr), port(r.name[i].Port)),
-			Truncated: h.hdr.Flags&unix.MSG_TRUNC != 0,
+	if r.next == r.n {
+		for i := range r.hdrs {
+			h := &r.hdrs[i].hdr
+			h.Namelen = unix.SizeofSockaddrInet6
+			h.SetControllen(len(r.oob[i]))
 		}
-		m.Local, m.Interface = parsePktInfo(r.oob[i][:h.hdr.Controllen])
-		msgs = append(msgs, m)
+		r.next, r.n = 0, 0
+		if err := r.conn.raw.Read(read); err != nil {
+			return nil, err
+		}
+		if r.errno != 0 {
+			r.n = 0
+			return nil, os.NewSyscallError("recvmmsg", r.errno)
+		}
 	}
-	return msgs, nil
+	r.msgs = r.msgs[:0]
+	for ; r.next < r.n && len(r.msgs) < cap(r.msgs); r.next++ {
+		if r.cut(); r.done > 0 {
+			break
+		}
+	}
+	return r.msgs, nil
+}
+
+// cut appends the datagrams that the next of what was read was made of, as many as there is room for; done is
+// where the rest of it begins, and 0 if there is none.
+func (r *Reader) cut() {
+	h := &r.hdrs[r.next]
+	all := r.data[r.next*slot:][:h.n]
+	m := Message{Peer: netip.AddrPortFrom(netip.AddrFrom16(r.name[r.next].Addr), port(r.name[r.next].Port))}
+	var length int
+	m.Local, m.Interface, length = parseControl(r.oob[r.next][:h.hdr.Controllen])
+	if length == 0 {
+		length = len(all)
+	}
+	for len(r.msgs) < cap(r.msgs) {
+		end := min(r.done+length, len(all))
+		m.Data = all[r.done:end:end]
+		m.Truncated = h.hdr.Flags&unix.MSG_TRUNC != 0 || len(m.Data) > r.size
+		m.Data = m.Data[:min(len(m.Data), r.size)]
+		r.msgs = append(r.msgs, m)
+		if r.done = end; end == len(all) {
+			r.done = 0
+			return
+		}
+	}
 }
 
 // port turns the kernel's big-endian port to the processor's order, or back.
@@ -237,20 +275,24 @@ func port(p uint16) uint16 {
 	return binary.BigEndian.Uint16(b[:])
 }
 
-// parsePktInfo returns what the control message IPV6_PKTINFO says.
-func parsePktInfo(oob []byte) (dst netip.Addr, index int) {
+// parseControl returns what the control message IPV6_PKTINFO says, and how long each datagram is if
+// one of UDP_GRO says that there are several, the last of which may be shorter; otherwise 0.
+func parseControl(oob []byte) (dst netip.Addr, index, length int) {
 	for len(oob) >= cmsgHeader {
 		n := binary.NativeEndian.Uint64(oob)
 		if n < cmsgHeader || n > uint64(len(oob)) {
 			break
 		}
-		if binary.NativeEndian.Uint32(oob[8:]) == unix.IPPROTO_IPV6 &&
-			binary.NativeEndian.Uint32(oob[12:]) == unix.IPV6_PKTINFO && n >= cmsgHeader+pktInfoLen {
-			return netip.AddrFrom16([16]byte(oob[16:32])), int(binary.NativeEndian.Uint32(oob[32:]))
+		level, typ := binary.NativeEndian.Uint32(oob[8:]), binary.NativeEndian.Uint32(oob[12:])
+		switch {
+		case level == unix.IPPROTO_IPV6 && typ == unix.IPV6_PKTINFO && n >= cmsgHeader+pktInfoLen:
+			dst, index = netip.AddrFrom16([16]byte(oob[16:32])), int(binary.NativeEndian.Uint32(oob[32:]))
+		case level == unix.IPPROTO_UDP && typ == unix.UDP_GRO && n >= cmsgHeader+4:
+			length = int(binary.NativeEndian.Uint32(oob[16:]) & 0xffff)
 		}
 		oob = oob[min((n+7)&^7, uint64(len(oob))):]
 	}
-	return netip.Addr{}, 0
+	return dst, index, length
 }
 
 // appendPktInfo says where a datagram leaves from.

@@ -2,6 +2,7 @@ package udpbatch
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -279,27 +280,79 @@ func TestNothingIsAllocated(t *testing.T) {
 	}
 }
 
-func FuzzParsePktInfo(f *testing.F) {
+// Datagrams that the kernel hands over as one are read as they were, and none twice, however few are
+// asked for at a time; only one that is too long is truncated.
+func TestWhatComesAsOneIsCut(t *testing.T) {
+	from, _ := open(t)
+	to, peer := open(t)
+	var want [][]byte
+	for i := range 61 { // the last is shorter
+		want = append(want, bytes.Repeat([]byte{byte(i)}, 200-i/60))
+	}
+	r := to.NewReader(7, 199)
+	for round := range 3 {
+		if _, _, err := from.conn.WriteMsgUDPAddrPort(bytes.Join(want, nil), appendSegment(nil, 200), peer); err != nil {
+			t.Fatal(err)
+		}
+		if err := to.conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		reads := 0
+		for n := 0; n < len(want); reads++ {
+			got, err := r.Read()
+			if err != nil || len(got) == 0 || len(got) > 7 {
+				t.Fatalf("%d datagrams: %v", len(got), err)
+			}
+			for _, m := range got {
+				if w := want[n][:199]; !bytes.Equal(m.Data, w) || m.Truncated != (len(want[n]) > 199) || m.Local != loopback || cap(m.Data) > 200 {
+					t.Fatalf("round %d, datagram %d: %d bytes of %d, truncated: %v", round, n, len(m.Data), m.Data[0], m.Truncated)
+				}
+				n++
+			}
+			if reads == 0 && r.n != 1 {
+				t.Fatalf("the kernel handed over %d: there is nothing to cut", r.n)
+			}
+		}
+		if msgs, err := r.Poll(); err != nil || len(msgs) > 0 {
+			t.Fatalf("%d more: %v", len(msgs), err)
+		}
+	}
+}
+
+func FuzzParseControl(f *testing.F) {
 	f.Add(appendPktInfo(nil, loopback, 7))
-	f.Add(appendSegment(appendPktInfo(nil, netip.Addr{}, 1), 90))
-	f.Add(append(appendSegment(nil, 90), appendPktInfo(nil, loopback, 7)...))
+	f.Add(appendGRO(appendPktInfo(nil, netip.Addr{}, 1), 90))
+	f.Add(append(appendGRO(nil, 90), appendPktInfo(nil, loopback, 7)...))
 	f.Fuzz(func(t *testing.T, oob []byte) {
-		dst, index := parsePktInfo(oob)
-		if !dst.IsValid() && index != 0 {
-			t.Errorf("%v, %d", dst, index)
+		dst, index, length := parseControl(oob)
+		if !dst.IsValid() && index != 0 || length < 0 || length > 65535 {
+			t.Errorf("%v, %d, %d", dst, index, length)
 		}
 	})
 }
 
-func TestParsePktInfo(t *testing.T) {
-	for name, oob := range map[string][]byte{
-		"alone":          appendPktInfo(nil, loopback, 7),
-		"behind another": append(appendSegment(nil, 90), appendPktInfo(nil, loopback, 7)...),
+// appendGRO says, as the kernel does, how long each datagram is of those that came as one.
+func appendGRO(b []byte, length int) []byte {
+	b = binary.NativeEndian.AppendUint64(b, cmsgHeader+4)
+	b = binary.NativeEndian.AppendUint32(b, unix.IPPROTO_UDP)
+	b = binary.NativeEndian.AppendUint32(b, unix.UDP_GRO)
+	b = binary.NativeEndian.AppendUint32(b, uint32(length))
+	return append(b, 0, 0, 0, 0)
+}
+
+func TestParseControl(t *testing.T) {
+	for name, c := range map[string]struct {
+		oob  []byte
+		want int
+	}{
+		"alone":          {appendPktInfo(nil, loopback, 7), 0},
+		"several":        {append(appendGRO(nil, 90), appendPktInfo(nil, loopback, 7)...), 90},
+		"behind another": {append(appendSegment(nil, 90), appendPktInfo(nil, loopback, 7)...), 0},
 	} {
-		if dst, index := parsePktInfo(oob); dst != loopback || index != 7 {
-			t.Errorf("%s: %v, %d", name, dst, index)
+		if dst, index, length := parseControl(c.oob); dst != loopback || index != 7 || length != c.want {
+			t.Errorf("%s: %v, %d, %d", name, dst, index, length)
 		}
-		if dst, _ := parsePktInfo(oob[:len(oob)-10]); dst.IsValid() {
+		if dst, _, _ := parseControl(c.oob[:len(c.oob)-10]); dst.IsValid() {
 			t.Errorf("%s, cut: %v", name, dst)
 		}
 	}
