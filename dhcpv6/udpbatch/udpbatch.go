@@ -226,13 +226,14 @@ func (r *Reader) receive(read func(fd uintptr) bool) ([]Message, error) {
 			h.Namelen = unix.SizeofSockaddrInet6
 			h.SetControllen(len(r.oob[i]))
 		}
-		r.next, r.n = 0, 0
-		if err := r.conn.raw.Read(read); err != nil {
-			return nil, err
+		r.next = 0
+		err := r.conn.raw.Read(read)
+		if err == nil && r.errno != 0 {
+			err = os.NewSyscallError("recvmmsg", r.errno)
 		}
-		if r.errno != 0 {
+		if err != nil {
 			r.n = 0
-			return nil, os.NewSyscallError("recvmmsg", r.errno)
+			return nil, err
 		}
 	}
 	r.msgs = r.msgs[:0]

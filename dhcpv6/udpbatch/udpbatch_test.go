@@ -51,7 +51,8 @@ func read(t testing.TB, c *Conn, count int) (out []Message) {
 	return out
 }
 
-// Poll returns at once where nothing is to be read, and otherwise what Read would; then a Read waits as before.
+// Poll returns at once where nothing is to be read, and otherwise what Read would; then a Read waits as before,
+// and one that ended by its deadline is no hindrance to the next.
 func TestPollDoesNotWait(t *testing.T) {
 	from, _ := open(t)
 	to, peer := open(t)
@@ -88,6 +89,15 @@ func TestPollDoesNotWait(t *testing.T) {
 	}
 	if _, err := r.Read(); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("Read of nothing: %v", err)
+	}
+	if err := from.NewWriter().Write([]Message{{Data: []byte("later"), Peer: peer}}, fatal(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := to.conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if msgs, err := r.Read(); err != nil || len(msgs) != 1 || string(msgs[0].Data) != "later" {
+		t.Fatalf("%v, %v, want what came after it", msgs, err)
 	}
 }
 

@@ -492,6 +492,32 @@ func Echo(port int, ready func()) error {
 	}
 }
 
+// EchoJoined is Echo that reads and writes as this project's server does, by [udpbatch], which has the kernel
+// handle datagrams of one peer as one.
+func EchoJoined(port int, ready func()) error {
+	conns, err := udpbatch.Listen(port, 1)
+	if err != nil {
+		return err
+	}
+	c, err := udpbatch.New(conns[0])
+	if err != nil {
+		return err
+	}
+	ready()
+	r, w := c.NewReader(64, 2048), c.NewWriter()
+	for {
+		in, err := r.Read()
+		if err != nil {
+			return err
+		}
+		var refused error
+		err = w.Write(in, func(_ *udpbatch.Message, err error) { refused = err })
+		if err := errors.Join(err, refused); err != nil {
+			return err
+		}
+	}
+}
+
 // EchoLoad keeps a number of datagrams of a size in flight until so many came
 // back, and returns how long that took.
 func EchoLoad(conn *net.UDPConn, server netip.AddrPort, size, open, total int) (time.Duration, error) {

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,14 +30,25 @@ const (
 	pinnedEnv = "GID_BENCH_PINNED"
 	serverCPU = "1"
 	loadCPU   = "0"
-	echoPort  = 7
+	echoPort  = 7 // and the next is of the echo that joins datagrams
 
 	// open is how many exchanges, or datagrams, are in flight; manyOpen where there are more.
 	open     = 64
 	manyOpen = 256
 
-	// settleFor is longer than gidserver takes to write a file of its log ahead.
+	// settleFor is longer than gidserver takes, after many new subscribers, to seal NIDs for the next
+	// and to write a file of its log ahead.
 	settleFor = 40 * time.Second
+
+	// closedFor is how long closed loops of known clients go on at least, and openFor how long open ones: the
+	// machine's own pauses, of which there are some each second, would decide about the slowest of a hundred
+	// in less time.
+	closedFor = 500 * time.Millisecond
+	openFor   = 3 * time.Second
+
+	// pairs is how often in a round gidserver and the echo are measured one right after the other: how
+	// fast the machine is changes from minute to minute.
+	pairs = 3
 )
 
 var bin string
@@ -45,8 +57,13 @@ func TestMain(m *testing.M) { os.Exit(runMain(m)) }
 
 func runMain(m *testing.M) int {
 	if os.Getenv(echoEnv) != "" {
-		err := netlab.Echo(echoPort, func() { fmt.Println("ready") })
-		fmt.Fprintln(os.Stderr, err)
+		ended := make(chan error)
+		go func() {
+			ended <- netlab.EchoJoined(echoPort+1, func() {
+				go func() { ended <- netlab.Echo(echoPort, func() { fmt.Println("ready") }) }()
+			})
+		}()
+		fmt.Fprintln(os.Stderr, <-ended)
 		return 1
 	}
 	if socket := os.Getenv(milterEnv); socket != "" {
@@ -102,11 +119,15 @@ func median(x []float64) float64 {
 	return x[len(x)/2]
 }
 
-// The parts of their preferred lifetimes in which servers grant leases as they are: a quarter, and
-// as good as none, so that each exchange writes a lease. Kea takes no zero.
+// The parts of their preferred lifetimes in which servers grant leases as they are: a quarter; and
+// none, so that each exchange writes a lease.
 const (
 	cached  = "0.25"
-	written = "0.000001"
+	written = "0"
+
+	// keaWritten is as good as none for Kea, which takes no zero and counts whole seconds: in one second
+	// it does not come to a client twice.
+	keaWritten = "0.000001"
 )
 
 // BenchmarkFourMessageExchange prints how many four-message exchanges a second servers on
@@ -168,11 +189,9 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 	if os.Getenv("GID_BENCH_ALONE") == "" {
 		servers = append(servers, rivals(b, isp, pin)...)
 	}
-	var late []float64 // how late exchanges of open loops began
-	// load runs one, in a closed loop of so many exchanges, or for a few seconds in an open one of so
-	// many a second: the machine's own pauses, of which there are some each second, would decide
-	// about the slowest of a hundred in less time.
-	load := func(s *rival, p *netlab.Process, m *measured, first, open int, rate float64) *netlab.Result {
+	var lateKnown, lateWritten []float64 // how late exchanges of open loops began
+	// once runs one load, in a closed loop of so many exchanges, or in an open one of so many a second.
+	once := func(s *rival, first, open int, rate float64) *netlab.Result {
 		l := &netlab.Load{
 			Conn: conn, Server: netip.AddrPortFrom(server, 547), Link: netip.MustParseAddr(netlab.RelayDown),
 			Open: open, Rate: int(rate), First: uint32(first), Total: clients, Keep: true,
@@ -181,73 +200,104 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 			runtime.GC()
 			defer debug.SetGCPercent(debug.SetGCPercent(-1))
 		}
+		r, err := l.Run(5 * time.Second)
+		if err != nil {
+			b.Fatalf("%s, %d open, %.0f a second: %v after %d of %d exchanges", s.name, open, rate, err, r.Exchanges, clients)
+		}
+		if r.Exchanges != clients {
+			b.Fatalf("%s: %d of %d exchanges ended well", s.name, r.Exchanges, clients)
+		}
+		return r
+	}
+	// load runs loads of the same clients for a while.
+	load := func(s *rival, p *netlab.Process, m *measured, first, open int, rate float64, while time.Duration) *netlab.Result {
 		before := cpu(b, p.Pid())
 		var all netlab.Result
 		for {
-			r, err := l.Run(5 * time.Second)
-			must(err)
-			if r.Exchanges != clients {
-				b.Fatalf("%s: %d of %d exchanges ended well", s.name, r.Exchanges, clients)
-			}
+			r := once(s, first, open, rate)
 			r.Exchanges, r.Elapsed, r.Latency = r.Exchanges+all.Exchanges, r.Elapsed+all.Elapsed, append(r.Latency, all.Latency...)
 			r.Late = append(r.Late, all.Late...)
-			if all = *r; rate == 0 || all.Elapsed > openFor {
+			if all = *r; all.Elapsed > while {
 				break
 			}
 		}
 		m.add(&all, cpu(b, p.Pid())-before)
-		if rate > 0 {
-			late = append(late, milliseconds(all.LatePercentile(0.99)))
-		}
 		return &all
 	}
-	// echoes measures the echo, and how long it takes at half of its rate.
-	echoes := func(s *measured, open, size int) {
+	half := func(s *rival, p *netlab.Process, m *measured, first int, rate float64, late *[]float64) {
+		r := load(s, p, m, first, open, rate/2, openFor)
+		*late = append(*late, milliseconds(r.LatePercentile(0.99)))
+	}
+	// echoes measures an echo.
+	echoes := func(s *measured, port uint16, open, size int) float64 {
 		const total = 200000
 		before := cpu(b, echo.Pid())
-		took, err := netlab.EchoLoad(echoConn, netip.AddrPortFrom(server, echoPort), size, open, total)
+		took, err := netlab.EchoLoad(echoConn, netip.AddrPortFrom(server, port), size, open, total)
 		must(err)
 		s.rate = append(s.rate, total/took.Seconds())
 		s.cpu = append(s.cpu, float64((cpu(b, echo.Pid())-before).Microseconds())/total)
-		r, err := netlab.EchoRate(echoConn, netip.AddrPortFrom(server, echoPort), size, int(s.last()/2), total)
-		must(err)
-		s.p99 = append(s.p99, milliseconds(r.Percentile(0.99)))
+		return s.last()
 	}
-	var few, many measured // of the echo, with as many open as the servers
+	var few, many, fewJoined, manyJoined measured // of the echoes, with as many open as the servers
 	var disk measured
-	var lost []float64
+	var lost, lostBeside []float64
 	for b.Loop() {
 		for round := range rounds {
 			for _, s := range servers {
 				first := round * clients
+				ours := s.name == "gidserver"
+				size := 0
+				// known measures closed loops, of gidserver beside the echo.
+				known := func(p *netlab.Process, m, of, joined *measured, open int) {
+					if !ours {
+						load(s, p, m, first, open, 0, closedFor)
+						return
+					}
+					for range pairs {
+						r := load(s, p, m, first, open, 0, closedFor)
+						size = (r.RequestSize + r.ReplySize) / 2
+						m.ratio = append(m.ratio, 2*m.last()/echoes(of, echoPort, open, size))
+						echoes(joined, echoPort+1, open, size)
+					}
+				}
+				settle := func() {
+					if ours {
+						time.Sleep(settleFor)
+					}
+				}
 				p, err := s.start(cached)
 				must(err)
-				load(s, p, &s.fresh, first, open, 0)
-				r := load(s, p, &s.known, first, open, 0)
-				load(s, p, &s.knownHalf, first, open, s.known.last()/2)
-				load(s, p, &s.knownMany, first, manyOpen, 0)
+				load(s, p, &s.fresh, first, open, 0, 0)
+				settle()
+				known(p, &s.known, &few, &fewJoined, open)
+				half(s, p, &s.knownHalf, first, s.known.last(), &lateKnown)
+				known(p, &s.knownMany, &many, &manyJoined, manyOpen)
 				must(p.Stop())
 				p, err = s.start(written)
 				must(err)
-				load(s, p, new(measured), first, open, 0) // until all that it has is in its memory
-				if s.name == "gidserver" {
+				once(s, first, open, 0) // until all that it has is in its memory
+				if ours {
 					// And until a file of its log is written ahead, which is once in a process.
-					load(s, p, new(measured), first, open, 0)
-					time.Sleep(settleFor)
+					once(s, first, open, 0)
+					settle()
 				}
-				load(s, p, &s.written, first, open, 0)
-				load(s, p, &s.writtenHalf, first, open, s.written.last()/2)
-				load(s, p, &s.writtenMany, first, manyOpen, 0)
+				known(p, &s.written, &few, &fewJoined, open)
+				half(s, p, &s.writtenHalf, first, s.written.last(), &lateWritten)
+				known(p, &s.writtenMany, &many, &manyJoined, manyOpen)
 				must(p.Stop())
-				if s.name == "gidserver" {
-					size := (r.RequestSize + r.ReplySize) / 2
-					echoes(&few, open, size)
-					echoes(&many, manyOpen, size)
-					must(syncs(isp.Path("state"), &disk))
-					stall, err := stalls(openFor)
-					must(err)
-					lost = append(lost, stall)
+				if !ours {
+					continue
 				}
+				r, err := netlab.EchoRate(echoConn, netip.AddrPortFrom(server, echoPort), size, int(few.last()/2), 200000)
+				must(err)
+				few.p99 = append(few.p99, milliseconds(r.Percentile(0.99)))
+				must(syncs(isp.Path("state"), &disk))
+				stall, err := stalls(openFor)
+				must(err)
+				lost = append(lost, stall)
+				beside, err := stallsBeside(isp.Path("state"))
+				must(err)
+				lostBeside = append(lostBeside, beside)
 			}
 		}
 	}
@@ -265,7 +315,9 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 		m := k.m(gid)
 		b.ReportMetric(median(m.rate), k.name+"-exchanges/s")
 		b.ReportMetric(median(m.cpu), k.name+"-CPU-µs")
-		b.ReportMetric(2*median(m.rate)/median(few.rate), k.name+"-messages/echoes")
+		if len(m.ratio) > 0 {
+			b.ReportMetric(median(m.ratio), k.name+"-messages/echoes")
+		}
 		for _, s := range servers[1:] {
 			b.ReportMetric(median(s.fresh.rate), s.name+"-new-exchanges/s")
 			b.ReportMetric(median(m.rate)/median(k.m(s).rate), k.name+"-gidserver/"+s.name)
@@ -274,21 +326,22 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 	b.ReportMetric(median(few.p99), "echo-half-load-p99-ms")
 	b.ReportMetric(median(disk.p50), "fdatasync-p50-ms")
 	b.ReportMetric(median(disk.p99), "fdatasync-p99-ms")
-	b.ReportMetric(median(late), "begun-late-p99-ms")
+	b.ReportMetric(median(lateKnown), "known-begun-late-p99-ms")
+	b.ReportMetric(median(lateWritten), "written-begun-late-p99-ms")
 	b.ReportMetric(median(lost), "‰-lost-to-pauses")
+	b.ReportMetric(median(lostBeside), "‰-lost-beside-syncs")
 	b.ReportMetric(median(gid.known.p99), "known-p99-ms")
 	b.ReportMetric(median(gid.knownHalf.p99), "known-half-load-p99-ms")
 	b.ReportMetric(median(gid.writtenHalf.p50), "written-half-load-p50-ms")
 	b.ReportMetric(median(gid.writtenHalf.p99), "written-half-load-p99-ms")
-	b.ReportMetric(2*median(gid.knownMany.rate)/median(many.rate), fmt.Sprintf("known-messages/echoes-%d-open", manyOpen))
-	b.ReportMetric(2*median(gid.writtenMany.rate)/median(many.rate), fmt.Sprintf("written-messages/echoes-%d-open", manyOpen))
+	b.ReportMetric(median(gid.knownMany.ratio), fmt.Sprintf("known-messages/echoes-%d-open", manyOpen))
+	b.ReportMetric(median(gid.writtenMany.ratio), fmt.Sprintf("written-messages/echoes-%d-open", manyOpen))
+	b.ReportMetric(median(fewJoined.rate), "joined-echoes/s")
+	b.ReportMetric(median(manyJoined.rate), fmt.Sprintf("joined-echoes/s-%d-open", manyOpen))
 	if path := os.Getenv("GID_BENCH_TABLE"); path != "" {
-		must(writeTable(path, servers, &few, &many, &disk, median(late), median(lost)))
+		must(writeTable(path, servers, &few, &many, &fewJoined, &manyJoined, &disk, median(lateKnown), median(lateWritten), median(lost), median(lostBeside)))
 	}
 }
-
-// openFor is how long an open loop goes on at least.
-const openFor = 3 * time.Second
 
 // rival is a server that is measured.
 type rival struct {
@@ -300,9 +353,9 @@ type rival struct {
 	written, writtenHalf, writtenMany measured
 }
 
-// measured is what came of loads of one kind, a round each: how many a second, how much processor
-// time each took, in µs, and the 99th percentile of how long they took, in ms.
-type measured struct{ rate, cpu, p50, p99 []float64 }
+// measured is what came of loads of one kind: how many a second, how much processor time each took, in µs,
+// and percentiles of how long they took, in ms; and the messages' part of the echoes right after them.
+type measured struct{ rate, cpu, p50, p99, ratio []float64 }
 
 func (m *measured) last() float64 { return m.rate[len(m.rate)-1] }
 
@@ -314,34 +367,63 @@ func (m *measured) add(r *netlab.Result, used time.Duration) {
 	m.p99 = append(m.p99, milliseconds(r.Percentile(0.99)))
 }
 
+// onCPU runs f on a thread that has a processor to itself, as far as this process goes.
+func onCPU(number string, f func() error) error {
+	n, err := strconv.Atoi(number)
+	if err != nil {
+		return err
+	}
+	ended := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and it ends with the goroutine
+		var one unix.CPUSet
+		one.Set(n)
+		err := unix.SchedSetaffinity(0, &one)
+		if err == nil {
+			err = f()
+		}
+		ended <- err
+	}()
+	return <-ended
+}
+
 // stalls looks at the clock without pause on the servers' processor, on which nothing else is done,
 // and returns how many thousandths of the time it was kept from that for a millisecond and more: by
 // the host that the machine runs on, mostly. What comes then waits.
 func stalls(d time.Duration) (float64, error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var before, one unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &before); err != nil {
-		return 0, err
-	}
-	n, err := strconv.Atoi(serverCPU)
-	if err != nil {
-		return 0, err
-	}
-	one.Set(n)
-	if err := unix.SchedSetaffinity(0, &one); err != nil {
-		return 0, err
-	}
-	began := time.Now()
 	var lost time.Duration
-	for last := began; last.Sub(began) < d; {
-		now := time.Now()
-		if gap := now.Sub(last); gap >= time.Millisecond {
-			lost += gap
+	err := onCPU(serverCPU, func() error {
+		began := time.Now()
+		for last := began; last.Sub(began) < d; {
+			now := time.Now()
+			if gap := now.Sub(last); gap >= time.Millisecond {
+				lost += gap
+			}
+			last = now
 		}
-		last = now
-	}
-	return 1000 * float64(lost) / float64(d), unix.SchedSetaffinity(0, &before)
+		return nil
+	})
+	return 1000 * float64(lost) / float64(d), err
+}
+
+// stallsBeside is stalls while the other processor has the disk sync, one write after another.
+func stallsBeside(dir string) (float64, error) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2)) // the load has one
+	var over atomic.Bool
+	ended := make(chan error)
+	go func() {
+		ended <- onCPU(loadCPU, func() error {
+			for !over.Load() {
+				if err := syncs(dir, new(measured)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}()
+	lost, err := stalls(openFor)
+	over.Store(true)
+	return lost, errors.Join(err, <-ended)
 }
 
 // syncs measures how long the disk takes to have 4 KiB, one write after another in a file that was
@@ -398,6 +480,9 @@ func rivals(b *testing.B, isp *netlab.ISP, pin []string) (out []*rival) {
 		b.Fatal(err)
 	}
 	kea := func(threshold string) (string, error) {
+		if threshold == written {
+			threshold = keaWritten
+		}
 		return write("kea.json", fmt.Sprintf(`{ "Dhcp6": { "interfaces-config": { "interfaces": [ "eth2/%s" ], "re-detect": false }, "server-id": { "type": "LL", "htype": 1, "identifier": "020000000001", "persist": false },
   "lease-database": { "type": "memfile", "persist": true, "name": "%s/kea.leases", "lfc-interval": 0 },
   "preferred-lifetime": 3600, "valid-lifetime": 7200, "cache-threshold": %s, "multi-threading": { "enable-multi-threading": false },
@@ -436,7 +521,7 @@ func rivals(b *testing.B, isp *netlab.ISP, pin []string) (out []*rival) {
 
 // writeTable writes what was measured into a Markdown file, between two marks, and a plot of it
 // beside the file.
-func writeTable(path string, servers []*rival, few, many, disk *measured, late, lost float64) error {
+func writeTable(path string, servers []*rival, few, many, fewJoined, manyJoined, disk *measured, lateKnown, lateWritten, lost, beside float64) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -463,9 +548,11 @@ func writeTable(path string, servers []*rival, few, many, disk *measured, late, 
 	}
 	half := func(s *measured) string { return fmt.Sprintf("%.0f", median(s.rate)/2) }
 	row("echo, two datagrams for an exchange", half(few), half(few), half(many), half(few), half(many))
+	row("the same, joined by the kernel", half(fewJoined), half(fewJoined), half(manyJoined), half(fewJoined), half(manyJoined))
 	gid := servers[0]
 	to := func(m, e *measured) string { return fmt.Sprintf("%.2f", 2*median(m.rate)/median(e.rate)) }
-	row("gidserver ÷ echo", to(&gid.fresh, few), to(&gid.known, few), to(&gid.knownMany, many), to(&gid.written, few), to(&gid.writtenMany, many))
+	pair := func(m *measured) string { return fmt.Sprintf("%.2f", median(m.ratio)) }
+	row("gidserver ÷ echo", to(&gid.fresh, few), pair(&gid.known), pair(&gid.knownMany), pair(&gid.written), pair(&gid.writtenMany))
 	for _, s := range servers[1:] {
 		cells := []string{"gidserver ÷ " + s.name}
 		for _, m := range [][2]*measured{{&gid.fresh, &s.fresh}, {&gid.known, &s.known}, {&gid.knownMany, &s.knownMany}, {&gid.written, &s.written}, {&gid.writtenMany, &s.writtenMany}} {
@@ -489,9 +576,9 @@ func writeTable(path string, servers []*rival, few, many, disk *measured, late, 
 	one := fmt.Sprintf("%.1f", 2*median(few.cpu))
 	row("echo, two datagrams; p99 of one at half of its rate", one, one, one, "", "", fmt.Sprintf("%.1f", median(few.p99)), "", fmt.Sprintf("%.1f", median(few.p99)))
 	fmt.Fprintf(&t, "\nIn the same run the disk took %.2f ms for a sync, and %.2f in one of a hundred, with nothing else to do; at half of the rate one exchange in a hundred "+
-		"began %.1f ms late or later, for which the load is to blame; and "+
-		"the servers' processor, with nothing to do but to look at the clock, stood still for a millisecond and more at a time in %.1f ‰ of the time.\n",
-		median(disk.p50), median(disk.p99), late, lost)
+		"began %.1f ms late or later (%.1f where each is written), for which the load or the machine is to blame; and the servers' processor, with nothing to do but to look at the clock, "+
+		"stood still for a millisecond and more at a time in %.1f ‰ of the time, and in %.1f ‰ while the other had the disk sync one write after another.\n",
+		median(disk.p50), median(disk.p99), lateKnown, lateWritten, lost, beside)
 	t.WriteString("\n![Exchanges a second](bench-dhcp.svg)\n")
 	names, values = append(names, "echo"), append(values, median(few.rate)/2)
 	return errors.Join(
