@@ -135,11 +135,21 @@ func New(conn *net.UDPConn) (*Conn, error) {
 	if err = errors.Join(err, failed); err != nil {
 		return nil, fmt.Errorf("IPV6_RECVPKTINFO: %w", err)
 	}
-	err = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 1) })
-	if err != nil {
+	if err := gro(raw, 1); err != nil {
 		return nil, err
 	}
 	return &Conn{conn: conn, raw: raw}, nil
+}
+
+// gro has the kernel hand over datagrams as one, or not. One that cannot does not.
+func gro(raw syscall.RawConn, on int) error {
+	return raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, on) })
+}
+
+// Singly has the kernel handle each datagram by itself from now on, both ways.
+func (c *Conn) Singly() error {
+	c.whole.Store(true)
+	return gro(c.raw, 0)
 }
 
 // mmsghdr is the kernel's (struct mmsghdr of socket.h).

@@ -329,6 +329,37 @@ func TestWhatComesAsOneIsCut(t *testing.T) {
 	}
 }
 
+// A socket that has each datagram by itself sends and reads as many messages as datagrams.
+func TestSingly(t *testing.T) {
+	from, _ := open(t)
+	to, peer := open(t)
+	msgs := []Message{{Data: []byte("one"), Peer: peer}, {Data: []byte("two"), Peer: peer}}
+	r := to.NewReader(4, 2048)
+	for _, c := range []struct {
+		singly *Conn // from this round on
+		want   int   // of the kernel's messages for two datagrams
+	}{{nil, 1}, {from, 2}, {to, 2}} {
+		if c.singly != nil {
+			if err := c.singly.Singly(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c.singly == to { // and a sender that joins them does not change that
+			from.whole.Store(false)
+		}
+		if err := from.NewWriter().Write(msgs, fatal(t)); err != nil {
+			t.Fatal(err)
+		}
+		if err := to.conn.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := r.Read()
+		if err != nil || len(got) != 2 || string(got[0].Data) != "one" || string(got[1].Data) != "two" || r.n != c.want {
+			t.Errorf("%v in %d, %v; want two in %d", got, r.n, err, c.want)
+		}
+	}
+}
+
 func FuzzParseControl(f *testing.F) {
 	f.Add(appendPktInfo(nil, loopback, 7))
 	f.Add(appendGRO(appendPktInfo(nil, netip.Addr{}, 1), 90))

@@ -117,6 +117,10 @@ type Load struct {
 	Total int           // exchanges to do
 	Retry time.Duration // after which an unanswered message is sent again; 0: a second
 
+	// Singly has the relay's system send and take each datagram by itself, instead of as one packet those
+	// that leave or come together.
+	Singly bool
+
 	// Acked, if set, is called with the address of each Reply.
 	Acked func(client uint32, addr netip.Addr)
 
@@ -177,6 +181,9 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 		l.Retry = time.Second
 	}
 	conn, err := udpbatch.New(l.Conn)
+	if err == nil && l.Singly {
+		err = conn.Singly()
+	}
 	if err != nil {
 		return nil, err
 	}

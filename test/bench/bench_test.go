@@ -191,10 +191,10 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 	}
 	var lateKnown, lateWritten []float64 // how late exchanges of open loops began
 	// once runs one load, in a closed loop of so many exchanges, or in an open one of so many a second.
-	once := func(s *rival, first, open int, rate float64) *netlab.Result {
+	once := func(s *rival, first, open int, rate float64, singly bool) *netlab.Result {
 		l := &netlab.Load{
 			Conn: conn, Server: netip.AddrPortFrom(server, 547), Link: netip.MustParseAddr(netlab.RelayDown),
-			Open: open, Rate: int(rate), First: uint32(first), Total: clients, Keep: true,
+			Open: open, Rate: int(rate), First: uint32(first), Total: clients, Keep: true, Singly: singly,
 		}
 		if rate > 0 { // the load's collector would take its time from exchanges
 			runtime.GC()
@@ -210,11 +210,11 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 		return r
 	}
 	// load runs loads of the same clients for a while.
-	load := func(s *rival, p *netlab.Process, m *measured, first, open int, rate float64, while time.Duration) *netlab.Result {
+	load := func(s *rival, p *netlab.Process, m *measured, first, open int, rate float64, singly bool, while time.Duration) *netlab.Result {
 		before := cpu(b, p.Pid())
 		var all netlab.Result
 		for {
-			r := once(s, first, open, rate)
+			r := once(s, first, open, rate, singly)
 			r.Exchanges, r.Elapsed, r.Latency = r.Exchanges+all.Exchanges, r.Elapsed+all.Elapsed, append(r.Latency, all.Latency...)
 			r.Late = append(r.Late, all.Late...)
 			if all = *r; all.Elapsed > while {
@@ -225,7 +225,7 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 		return &all
 	}
 	half := func(s *rival, p *netlab.Process, m *measured, first int, rate float64, late *[]float64) {
-		r := load(s, p, m, first, open, rate/2, openFor)
+		r := load(s, p, m, first, open, rate/2, false, openFor)
 		*late = append(*late, milliseconds(r.LatePercentile(0.99)))
 	}
 	// echoes measures an echo.
@@ -247,17 +247,20 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 				first := round * clients
 				ours := s.name == "gidserver"
 				size := 0
-				// known measures closed loops, of gidserver beside the echo.
-				known := func(p *netlab.Process, m, of, joined *measured, open int) {
+				// known measures closed loops, of gidserver beside the echo and with a relay that has each datagram
+				// by itself as well.
+				known := func(p *netlab.Process, m, singly, of, joined *measured, open int) {
 					if !ours {
-						load(s, p, m, first, open, 0, closedFor)
+						load(s, p, m, first, open, 0, false, closedFor)
 						return
 					}
 					for range pairs {
-						r := load(s, p, m, first, open, 0, closedFor)
+						r := load(s, p, m, first, open, 0, false, closedFor)
 						size = (r.RequestSize + r.ReplySize) / 2
 						m.ratio = append(m.ratio, 2*m.last()/echoes(of, echoPort, open, size))
 						echoes(joined, echoPort+1, open, size)
+						load(s, p, singly, first, open, 0, true, closedFor)
+						singly.ratio = append(singly.ratio, 2*singly.last()/of.last())
 					}
 				}
 				settle := func() {
@@ -267,23 +270,23 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 				}
 				p, err := s.start(cached)
 				must(err)
-				load(s, p, &s.fresh, first, open, 0, 0)
+				load(s, p, &s.fresh, first, open, 0, false, 0)
 				settle()
-				known(p, &s.known, &few, &fewJoined, open)
+				known(p, &s.known, &s.knownSingly, &few, &fewJoined, open)
 				half(s, p, &s.knownHalf, first, s.known.last(), &lateKnown)
-				known(p, &s.knownMany, &many, &manyJoined, manyOpen)
+				known(p, &s.knownMany, &s.knownManySingly, &many, &manyJoined, manyOpen)
 				must(p.Stop())
 				p, err = s.start(written)
 				must(err)
-				once(s, first, open, 0) // until all that it has is in its memory
+				once(s, first, open, 0, false) // until all that it has is in its memory
 				if ours {
 					// And until a file of its log is written ahead, which is once in a process.
-					once(s, first, open, 0)
+					once(s, first, open, 0, false)
 					settle()
 				}
-				known(p, &s.written, &few, &fewJoined, open)
+				known(p, &s.written, &s.writtenSingly, &few, &fewJoined, open)
 				half(s, p, &s.writtenHalf, first, s.written.last(), &lateWritten)
-				known(p, &s.writtenMany, &many, &manyJoined, manyOpen)
+				known(p, &s.writtenMany, &s.writtenManySingly, &many, &manyJoined, manyOpen)
 				must(p.Stop())
 				if !ours {
 					continue
@@ -336,6 +339,8 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 	b.ReportMetric(median(gid.writtenHalf.p99), "written-half-load-p99-ms")
 	b.ReportMetric(median(gid.knownMany.ratio), fmt.Sprintf("known-messages/echoes-%d-open", manyOpen))
 	b.ReportMetric(median(gid.writtenMany.ratio), fmt.Sprintf("written-messages/echoes-%d-open", manyOpen))
+	b.ReportMetric(median(gid.knownSingly.ratio), "known-messages/echoes-singly")
+	b.ReportMetric(median(gid.writtenSingly.ratio), "written-messages/echoes-singly")
 	b.ReportMetric(median(fewJoined.rate), "joined-echoes/s")
 	b.ReportMetric(median(manyJoined.rate), fmt.Sprintf("joined-echoes/s-%d-open", manyOpen))
 	if path := os.Getenv("GID_BENCH_TABLE"); path != "" {
@@ -351,6 +356,9 @@ type rival struct {
 	fresh                             measured
 	known, knownHalf, knownMany       measured
 	written, writtenHalf, writtenMany measured
+
+	// Of gidserver, with a relay that sends and takes each datagram by itself.
+	knownSingly, knownManySingly, writtenSingly, writtenManySingly measured
 }
 
 // measured is what came of loads of one kind: how many a second, how much processor time each took, in µs,
@@ -553,6 +561,7 @@ func writeTable(path string, servers []*rival, few, many, fewJoined, manyJoined,
 	to := func(m, e *measured) string { return fmt.Sprintf("%.2f", 2*median(m.rate)/median(e.rate)) }
 	pair := func(m *measured) string { return fmt.Sprintf("%.2f", median(m.ratio)) }
 	row("gidserver ÷ echo", to(&gid.fresh, few), pair(&gid.known), pair(&gid.knownMany), pair(&gid.written), pair(&gid.writtenMany))
+	row("the same, with a relay that sends and takes each datagram by itself", "", pair(&gid.knownSingly), pair(&gid.knownManySingly), pair(&gid.writtenSingly), pair(&gid.writtenManySingly))
 	for _, s := range servers[1:] {
 		cells := []string{"gidserver ÷ " + s.name}
 		for _, m := range [][2]*measured{{&gid.fresh, &s.fresh}, {&gid.known, &s.known}, {&gid.knownMany, &s.knownMany}, {&gid.written, &s.written}, {&gid.writtenMany, &s.writtenMany}} {

@@ -41,7 +41,7 @@ func command() *cobra.Command {
 	var listen, link, kind string
 	var clients, open, rate int
 	var first uint32
-	var asJSON bool
+	var asJSON, singly bool
 	c := &cobra.Command{
 		Use:   "dhcpload",
 		Short: "Load a DHCPv6 server by many clients behind one relay",
@@ -78,7 +78,7 @@ had to begin. Do not point it at a server that others need.`,
 				return err
 			}
 			defer conn.Close()
-			l := netlab.Load{Conn: conn, Server: to[0], Others: to[1:], Link: on, Open: open, First: first, Total: clients, Stop: c.Context().Done(), Keep: true, Kind: netlab.Kind(kind)}
+			l := netlab.Load{Conn: conn, Server: to[0], Others: to[1:], Link: on, Open: open, First: first, Total: clients, Stop: c.Context().Done(), Keep: true, Kind: netlab.Kind(kind), Singly: singly}
 			const quiet = 10 * time.Second
 			if l.Kind == netlab.Renew {
 				before := l
@@ -122,6 +122,7 @@ had to begin. Do not point it at a server that others need.`,
 	f.Uint32Var(&first, "first", 0, "`number` of the first client; others are others")
 	f.IntVar(&open, "open", 64, "exchanges that are open at once, in a closed loop")
 	f.IntVar(&rate, "rate", 0, "exchanges begun a `second`, in an open loop; 0 for a closed one")
+	f.BoolVar(&singly, "singly", false, "have the kernel send and take each datagram by itself, and not as one those that go together")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	cli.Require(c, "server")
 	cli.Require(c, "link")
