@@ -122,7 +122,7 @@ func BenchmarkServersOnOneDatabase(b *testing.B) {
 				switch way {
 				case 1:
 					loads = []netlab.Load{l, l}
-					loads[1].Conn, loads[1].Server = conns[1], second
+					loads[1].Conn, loads[1].Server, loads[1].First = conns[1], second, l.First+clients/2
 					for i := range loads {
 						loads[i].Open, loads[i].Total = l.Open/2, clients/2
 					}
