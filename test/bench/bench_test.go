@@ -40,7 +40,7 @@ const (
 	// and to write a file of its log ahead.
 	settleFor = 40 * time.Second
 
-	// closedFor is how long closed loops of known clients go on at least, and openFor how long open ones: the
+	// closedFor is how long closed loops go on at least, but of new clients, and openFor how long open ones: the
 	// machine's own pauses, of which there are some each second, would decide about the slowest of a hundred
 	// in less time.
 	closedFor = 500 * time.Millisecond
@@ -247,9 +247,9 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 				first := round * clients
 				ours := s.name == "gidserver"
 				size := 0
-				// known measures closed loops, of gidserver beside the echo and with a relay that has each datagram
+				// closed measures closed loops, of gidserver beside the echo and with a relay that has each datagram
 				// by itself as well.
-				known := func(p *netlab.Process, m, singly, of, joined *measured, open int) {
+				closed := func(p *netlab.Process, m, singly, of, joined *measured, open int) {
 					if !ours {
 						load(s, p, m, first, open, 0, false, closedFor)
 						return
@@ -272,9 +272,9 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 				must(err)
 				load(s, p, &s.fresh, first, open, 0, false, 0)
 				settle()
-				known(p, &s.known, &s.knownSingly, &few, &fewJoined, open)
+				closed(p, &s.known, &s.knownSingly, &few, &fewJoined, open)
 				half(s, p, &s.knownHalf, first, s.known.last(), &lateKnown)
-				known(p, &s.knownMany, &s.knownManySingly, &many, &manyJoined, manyOpen)
+				closed(p, &s.knownMany, &s.knownManySingly, &many, &manyJoined, manyOpen)
 				must(p.Stop())
 				p, err = s.start(written)
 				must(err)
@@ -284,9 +284,9 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 					once(s, first, open, 0, false)
 					settle()
 				}
-				known(p, &s.written, &s.writtenSingly, &few, &fewJoined, open)
+				closed(p, &s.written, &s.writtenSingly, &few, &fewJoined, open)
 				half(s, p, &s.writtenHalf, first, s.written.last(), &lateWritten)
-				known(p, &s.writtenMany, &s.writtenManySingly, &many, &manyJoined, manyOpen)
+				closed(p, &s.writtenMany, &s.writtenManySingly, &many, &manyJoined, manyOpen)
 				must(p.Stop())
 				if !ours {
 					continue
