@@ -424,8 +424,11 @@ func (s *Store) follow(ctx context.Context, changes []Change) error {
 			continue // who asks for it is told
 		}
 		leases = append(leases, l)
-		if _, ok := s.cache.Get(r.Key); ok {
+		if known, ok := s.cache.Get(r.Key); ok {
 			s.cache.Put(r.Key, entry{r.Value, r.Rev})
+			if extends(l, known) {
+				continue // it is filed where it was
+			}
 		}
 		s.cache.Forget(ClientKey(l.Client))
 		s.cache.Forget(Key{Lists, number(l.Subscriber)})

@@ -333,7 +333,8 @@ func TestChangesOfOthersAreTold(t *testing.T) {
 	var seen []netip.Addr
 	behind := 0
 	a := attach(t, &memdb.Conn{Database: db}, shared.Options{Name: "a"})
-	b := attach(t, &memdb.Conn{Database: db}, shared.Options{Name: "b", Behind: func() { behind++ }, Observe: func(all []lease.Lease) {
+	conn := &memdb.Conn{Database: db}
+	b := attach(t, conn, shared.Options{Name: "b", Behind: func() { behind++ }, Observe: func(all []lease.Lease) {
 		for _, l := range all {
 			seen = append(seen, l.Addr)
 		}
@@ -355,6 +356,23 @@ func TestChangesOfOthersAreTold(t *testing.T) {
 	if all, err := b.ByClient(nil, c); err != nil || len(all) != 1 {
 		t.Errorf("the client has %v, %v", all, err)
 	}
+	if _, err := b.Lease(l.Addr); err != nil {
+		t.Fatal(err)
+	}
+	b.Mark()
+	// Of a renewal it needs to read no more than the lease.
+	l.ValidUntil = l.ValidUntil.Add(time.Hour)
+	if err := errors.Join(apply(t, a, put(l)), b.Follow(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	conn.Fault = func() memdb.Fault { return memdb.NotAsked }
+	if all, err := b.ByClient(nil, c); err != nil || len(all) != 1 {
+		t.Errorf("after a renewal the client has %v, %v", all, err)
+	}
+	if is, err := b.Lease(l.Addr); err != nil || !is.ValidUntil.Equal(l.ValidUntil) {
+		t.Errorf("after a renewal until %s the lease is %+v, %v", l.ValidUntil, is, err)
+	}
+	conn.Fault = nil
 	b.Mark()
 	for i := range 3 {
 		if err := apply(t, a, put(leasetest.Lease(10+i, t0))); err != nil {

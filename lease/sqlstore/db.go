@@ -109,7 +109,20 @@ func parse(url string) (*pgxpool.Config, error) {
 		cc.ConnectTimeout = shared.DefaultTimeout
 	}
 	c.MaxConns = connections
+	c.AfterConnect = byIndex
 	return c, nil
+}
+
+// byIndex has what is asked for by its key be found by the index. PostgreSQL plans a statement that
+// is prepared once for all its executions, and while a table is small it plans to read all of it;
+// it keeps to that until it next counts the rows, a minute and a million rows later.
+func byIndex(ctx context.Context, c *pgx.Conn) error {
+	_, err := c.Exec(ctx, "SET enable_seqscan = off")
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && (pg.Code == undefinedObject || pg.Code == notSupported) {
+		return nil // a database that plans otherwise
+	}
+	return err
 }
 
 // Open connects to a database.
@@ -194,6 +207,8 @@ const (
 	duplicateTable       = "42P07"
 	duplicateObject      = "42710"
 	undefinedTable       = "42P01"
+	undefinedObject      = "42704"
+	notSupported         = "0A000"
 )
 
 // collisions are the codes of what two transactions do to one another.

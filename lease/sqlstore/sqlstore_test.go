@@ -97,6 +97,22 @@ func TestConformance(t *testing.T) {
 	}
 	leasetest.Run(t, func(t *testing.T) lease.Store { return at(t, database(t, c)) },
 		func(t *testing.T, s lease.Store) lease.Store { return at(t, urls[s]) })
+	for i := 1; i <= databases; i++ {
+		readWhole(t, c, fmt.Sprintf("db%d", i))
+	}
+}
+
+// readWhole fails a test that had PostgreSQL read a table from end to end that grows with the clients.
+// It counts a reading for each index that it makes.
+func readWhole(t *testing.T, c *pglab.Cluster, database string) {
+	t.Helper()
+	out, err := c.Query("SELECT string_agg(relname, ', ') FROM pg_stat_user_tables WHERE seq_scan > (SELECT count(*) FROM pg_index WHERE indrelid = relid) AND relname IN ('gid_keys', 'gid_subscribers', 'gid_leases', 'gid_history', 'gid_clients', 'gid_lists', 'gid_accounts', 'gid_changes')", database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out != "" {
+		t.Errorf("%s: tables were read from end to end: %s", database, out)
+	}
 }
 
 // Every server that starts makes the tables if there are none, also at once with others;
