@@ -115,7 +115,7 @@ func parse(url string) (*pgxpool.Config, error) {
 
 // byIndex has what is asked for by its key be found by the index. PostgreSQL plans a statement that
 // is prepared once for all its executions, and while a table is small it plans to read all of it;
-// it keeps to that until it next counts the rows, a minute and a million rows later.
+// it keeps to that until autovacuum next counts the rows, and reads a table that has grown meanwhile.
 func byIndex(ctx context.Context, c *pgx.Conn) error {
 	_, err := c.Exec(ctx, "SET enable_seqscan = off")
 	var pg *pgconn.PgError
