@@ -113,9 +113,9 @@ func parse(url string) (*pgxpool.Config, error) {
 	return c, nil
 }
 
-// byIndex has what is asked for by its key be found by the index. PostgreSQL plans a statement that
-// is prepared once for all its executions, and while a table is small it plans to read all of it;
-// it keeps to that until autovacuum next counts the rows, and reads a table that has grown meanwhile.
+// byIndex has what is asked for by its key be found by the index. PostgreSQL may plan a prepared
+// statement once for all its executions, and while a table is small it plans to read all of it;
+// it keeps to that while the table grows, until its rows are counted again.
 func byIndex(ctx context.Context, c *pgx.Conn) error {
 	_, err := c.Exec(ctx, "SET enable_seqscan = off")
 	var pg *pgconn.PgError
