@@ -22,6 +22,8 @@ import (
 	"syscall"
 	"text/template"
 	"time"
+
+	"brightgid/internal/labport"
 )
 
 // Chaincode is the chaincode's name on every channel.
@@ -181,14 +183,10 @@ func (n *Network) Organization(name string) *Organization {
 	return nil
 }
 
-// freeAddress returns an address of loopback that nobody listens on.
+// freeAddress returns an address of loopback for a program of the network's.
 func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	port, err := labport.Take("127.0.0.1")
+	return fmt.Sprintf("127.0.0.1:%d", port), err
 }
 
 // run runs one of Fabric's programs.

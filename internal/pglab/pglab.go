@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -16,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"brightgid/internal/labport"
 )
 
 // User and Database are what clusters have; nobody is asked for a password.
@@ -80,12 +81,8 @@ func prepare(conf []string) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp6", "[::1]:0")
+	port, err := labport.Take("::1")
 	if err != nil {
-		return nil, err
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	if err := l.Close(); err != nil {
 		return nil, err
 	}
 	dir, err := os.MkdirTemp("", "gidlab-postgres-")
