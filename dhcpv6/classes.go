@@ -106,17 +106,12 @@ type given struct {
 
 // serveAs files how a client is to be served. A pool that the link does not have leaves
 // the client without what it was to have from it.
-func (h *Handler) serveAs(x *exchange, id *eidauth.Identity) {
+func (h *Handler) serveAs(x *exchange, p *eidauth.Profile) {
 	s := h.open[x.link]
 	x.req.Prefixes, x.req.Pools, x.req.Draining, x.req.Policy = s.prefixes, s.pools, x.link.Draining, x.link.Policy
 	if len(h.cfg.Reserved) > 0 {
-		if id.Sealed != nil {
-			x.given.reserved = h.cfg.Reserved[id.Sealed.Key]
-		} else {
-			x.given.reserved = h.cfg.Reserved[h.reg.Key(id.EID)]
-		}
+		x.given.reserved = h.cfg.Reserved[x.in.key]
 	}
-	p := id.Profile
 	x.given.profile = p
 	if p == nil {
 		return

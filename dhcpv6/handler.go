@@ -107,8 +107,10 @@ type Authenticator interface {
 // Registrar gives an identity its subscriber number; *lease.Registrar does.
 type Registrar interface {
 	Key(eid idcodec.EID) idcodec.LookupKey
-	Number(now time.Time, key idcodec.LookupKey, eid idcodec.EID) (uint64, error)
-	SealedNumber(now time.Time, key idcodec.LookupKey, nid idcodec.NID) (uint64, error)
+	OpaqueKey(o idcodec.Opaque) idcodec.LookupKey
+	Lookup(key idcodec.LookupKey) (uint64, error) // lease.ErrNotFound if it has none
+	Register(now time.Time, key idcodec.LookupKey, eid idcodec.EID) (uint64, error)
+	RegisterSealed(now time.Time, key idcodec.LookupKey, nid idcodec.NID) (uint64, error)
 }
 
 // Leases decides about addresses; *lease.Allocator does. What it returns is
@@ -285,7 +287,7 @@ func (h *Handler) Handle(now time.Time, in *Packet, out []byte) (reply []byte, t
 
 // receive reads a packet into o. It is answered, or counted as dropped, when o is given to answer.
 func (h *Handler) receive(in *Packet, o *received) {
-	*o = received{Packet: *in, msg: o.msg, hops: o.hops[:0], relays: o.relays[:0]}
+	*o = received{Packet: *in, msg: o.msg, hops: o.hops[:0], relays: o.relays[:0], client: o.client}
 	if len(in.Data) > 0 && dhcp6.MessageType(in.Data[0]) == dhcp6.MessageTypeLeaseQuery {
 		o.query = true
 		return
@@ -491,13 +493,16 @@ func (h *Handler) identify(o *received) {
 	for i := len(o.hops) - 1; i >= 0; i-- { // from the nearest to the client outwards
 		o.relays = append(o.relays, o.hops[i].relay)
 	}
-	o.client = eidauth.Client{DUID: o.msg.clientID, Vendor: o.msg.vendors, Relays: o.relays}
+	o.client.DUID, o.client.Vendor, o.client.Relays = o.msg.clientID, o.msg.vendors, o.relays
 	if o.id, o.err = h.auth.Authenticate(&o.client); o.err != nil {
 		return
 	}
-	if o.id.Sealed != nil {
+	switch {
+	case o.id.Sealed != nil:
 		o.key = o.id.Sealed.Key
-	} else {
+	case !o.id.Opaque.IsZero():
+		o.key = h.reg.OpaqueKey(o.id.Opaque)
+	default:
 		o.key = h.reg.Key(o.id.EID)
 	}
 }
@@ -509,7 +514,7 @@ func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 	if !o.asked {
 		h.identify(o)
 	}
-	id, err := o.id, o.err
+	id, err := &o.id, o.err
 	switch {
 	case err == nil:
 	case errors.Is(err, eidauth.ErrPending):
@@ -531,18 +536,20 @@ func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 		h.log.Debug("a client gets no address", "duid", hexBytes(x.msg.clientID), "link", x.link.Name, "reason", x.text, "error", err)
 		return false, 0
 	}
-	var n uint64
-	if id.Sealed != nil {
-		n, err = h.reg.SealedNumber(x.now, o.key, id.Sealed.NID)
-	} else {
-		n, err = h.reg.Number(x.now, o.key, id.EID)
+	n, err := h.reg.Lookup(o.key)
+	switch {
+	case !errors.Is(err, lease.ErrNotFound):
+	case id.Sealed != nil:
+		n, err = h.reg.RegisterSealed(x.now, o.key, id.Sealed.NID)
+	default:
+		n, err = h.reg.Register(x.now, o.key, id.Reveal())
 	}
 	if err != nil {
 		return false, h.failed("the registry failed", err)
 	}
 	anchor := lease.Anchor{}
 	// An address that is the identity itself is not written down.
-	if ll := o.client.LinkLayer(); len(ll) <= lease.MaxLinkLayerLen && id.EID.Scheme() != "lladdr" {
+	if ll := o.client.LinkLayer(); len(ll) <= lease.MaxLinkLayerLen && id.Scheme() != "lladdr" {
 		anchor.LinkLayer = ll
 	}
 	if len(x.hops) > 0 {
@@ -559,7 +566,7 @@ func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 		}
 	}
 	x.req = lease.Request{Subscriber: n, Anchor: anchor}
-	h.serveAs(x, &id)
+	h.serveAs(x, id.Profile)
 	return true, 0
 }
 

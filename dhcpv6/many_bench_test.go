@@ -133,7 +133,7 @@ func (m *manyLab) load() {
 
 // manyLab is a database with many leases, and the handler over it.
 type manyLab struct {
-	b     *testing.B
+	b     testing.TB
 	n     int
 	dir   string
 	keys  *idcodec.Keyring
@@ -154,7 +154,7 @@ type manyLab struct {
 // manyEpoch is when the leases are made; they hold all the time that the benchmark takes.
 var manyEpoch = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 
-func newManyLab(b *testing.B, n int) *manyLab {
+func newManyLab(b testing.TB, n int) *manyLab {
 	b.Helper()
 	m := &manyLab{b: b, n: n, dir: filepath.Join(b.TempDir(), "leases"), now: manyEpoch}
 	var err error
@@ -290,23 +290,28 @@ func (m *manyLab) handle(msgs [][]byte) {
 		open <- struct{}{}
 		k := min(batchSize, len(msgs))
 		m.mu.Lock()
-		f.Reset()
-		for i, msg := range msgs[:k] {
-			m.h.receive(&Packet{Data: msg, Src: netip.AddrPortFrom(relayAddr, ServerPort)}, &m.read[i])
-			m.h.foresee(&m.read[i], &f)
-		}
-		m.near.Prefetch(&f)
-		for i := range k {
-			if _, _, drop := m.h.answer(m.now, &m.read[i], out[:0]); drop != 0 {
-				m.b.Fatalf("dropped as %s", drop)
-			}
-		}
+		m.batch(msgs[:k], out, &f)
 		msgs = msgs[k:]
 		handled <- m.store.Barrier()
 		m.mu.Unlock()
 	}
 	close(handled)
 	<-settled
+}
+
+// batch handles the messages of a batch as the server does.
+func (m *manyLab) batch(msgs [][]byte, out []byte, f *lease.Foreseen) {
+	f.Reset()
+	for i, msg := range msgs {
+		m.h.receive(&Packet{Data: msg, Src: netip.AddrPortFrom(relayAddr, ServerPort)}, &m.read[i])
+		m.h.foresee(&m.read[i], f)
+	}
+	m.near.Prefetch(f)
+	for i := range msgs {
+		if _, _, drop := m.h.answer(m.now, &m.read[i], out[:0]); drop != 0 {
+			m.b.Fatalf("dropped as %s", drop)
+		}
+	}
 }
 
 // serve has the server answer messages that come over loopback, of which so many are open, and

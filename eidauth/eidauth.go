@@ -58,6 +58,8 @@ type Client struct {
 	// InnerUntrusted says that relays nearer to the client were left out of
 	// Relays because they are not trusted.
 	InnerUntrusted bool
+
+	name []byte // what a relay's options are put together to
 }
 
 // Relay is one level of a Relay-forward message (RFC 9915 §9). An option that is
@@ -100,11 +102,28 @@ func duidLinkLayer(d []byte) []byte {
 }
 
 // Identity is who a client is: an EID, or one that was sealed beforehand so that
-// the server never sees it.
+// the server never sees it. Exactly one of EID, Opaque and Sealed is set.
 type Identity struct {
 	EID     idcodec.EID
-	Sealed  *Sealed  // if not nil, EID is zero
+	Opaque  idcodec.Opaque // until its client, whose bytes it points to, is authenticated again
+	Sealed  *Sealed
 	Profile *Profile // nil if the source says nothing of it
+}
+
+// Reveal returns the EID, and makes that of an opaque identity. That of a sealed one is zero.
+func (i *Identity) Reveal() idcodec.EID {
+	if !i.Opaque.IsZero() {
+		return i.Opaque.EID()
+	}
+	return i.EID
+}
+
+// Scheme returns the EID's scheme; of a sealed identity it is empty.
+func (i *Identity) Scheme() string {
+	if !i.Opaque.IsZero() {
+		return i.Opaque.Scheme()
+	}
+	return i.EID.Scheme()
 }
 
 // Sealed is an identity as the registry files it.
@@ -209,60 +228,60 @@ func (s *RelaySource) Authenticate(c *Client) (Identity, error) {
 			if option == ClientLinkLayer && (i > 0 || c.InnerUntrusted) {
 				break // only the relay next to the client sees its address
 			}
-			eid, err := relayEID(&c.Relays[i], option)
+			id, err := c.named(&c.Relays[i], option)
 			if err != nil {
 				return Identity{}, fmt.Errorf("%w: option %s: %w", ErrUnknown, option, err)
 			}
-			if !eid.IsZero() {
-				return Identity{EID: eid}, nil
+			if !id.IsZero() {
+				return Identity{Opaque: id}, nil
 			}
 		}
 	}
 	return Identity{}, ErrUnknown
 }
 
-// relayEID returns the EID in one option of a relay, or the zero EID if the
+// named returns the identity in one option of a relay, or the zero one if the
 // relay did not send it.
-func relayEID(r *Relay, option RelayOption) (idcodec.EID, error) {
+func (c *Client) named(r *Relay, option RelayOption) (idcodec.Opaque, error) {
 	switch option {
 	case SubscriberID:
 		if r.SubscriberID != nil {
-			return idcodec.OpaqueEID("subscriber", r.SubscriberID)
+			return idcodec.NewOpaque("subscriber", r.SubscriberID)
 		}
 	case RADIUS:
 		if r.RADIUS != nil {
 			id, err := radiusIdentity(r.RADIUS)
 			if err != nil || id == nil {
-				return idcodec.EID{}, err
+				return idcodec.Opaque{}, err
 			}
-			return idcodec.OpaqueEID("radius", id)
+			return idcodec.NewOpaque("radius", id)
 		}
 	case RemoteID:
 		if r.RemoteID != nil {
 			if len(r.RemoteID) < 5 {
-				return idcodec.EID{}, errors.New("it is shorter than an enterprise number and an id")
+				return idcodec.Opaque{}, errors.New("it is shorter than an enterprise number and an id")
 			}
-			var buf [64]byte
-			name := append(strconv.AppendUint(buf[:0], uint64(binary.BigEndian.Uint32(r.RemoteID)), 10), '.')
-			return idcodec.OpaqueEID("relay", append(name, r.RemoteID[4:]...))
+			c.name = append(strconv.AppendUint(c.name[:0], uint64(binary.BigEndian.Uint32(r.RemoteID)), 10), '.')
+			c.name = append(c.name, r.RemoteID[4:]...)
+			return idcodec.NewOpaque("relay", c.name)
 		}
 	case InterfaceID:
 		if len(r.InterfaceID) > 0 {
-			var buf [128]byte
-			name := append(r.Addr.WithZone("").AppendTo(buf[:0]), '/')
-			return idcodec.OpaqueEID("port", append(name, r.InterfaceID...))
+			c.name = append(r.Addr.WithZone("").AppendTo(c.name[:0]), '/')
+			c.name = append(c.name, r.InterfaceID...)
+			return idcodec.NewOpaque("port", c.name)
 		}
 	case ClientLinkLayer:
 		if r.ClientLinkLayer != nil {
 			if len(r.ClientLinkLayer) < 3 {
-				return idcodec.EID{}, errors.New("it is shorter than a hardware type and an address")
+				return idcodec.Opaque{}, errors.New("it is shorter than a hardware type and an address")
 			}
-			var buf [64]byte
-			name := append(strconv.AppendUint(buf[:0], uint64(binary.BigEndian.Uint16(r.ClientLinkLayer)), 10), '.')
-			return idcodec.OpaqueEID("lladdr", hex.AppendEncode(name, r.ClientLinkLayer[2:]))
+			c.name = append(strconv.AppendUint(c.name[:0], uint64(binary.BigEndian.Uint16(r.ClientLinkLayer)), 10), '.')
+			c.name = hex.AppendEncode(c.name, r.ClientLinkLayer[2:])
+			return idcodec.NewOpaque("lladdr", c.name)
 		}
 	}
-	return idcodec.EID{}, nil
+	return idcodec.Opaque{}, nil
 }
 
 // radiusIdentity returns whom RADIUS attributes name: their Chargeable-User-Identity (RFC

@@ -54,9 +54,50 @@ func TestRelayOptionsMakeEIDs(t *testing.T) {
 		{RelayOptions, Relay{Addr: outer, InterfaceID: []byte("eth1")}, "port:2001:db8::1/eth1"},
 	} {
 		id, err := chain(t, relaySource(t, c.options...)).Authenticate(&Client{DUID: duidLL, Relays: []Relay{c.relay}})
-		if err != nil || id.EID.Reveal() != c.want {
-			t.Errorf("%v: %q, %v; want %q", c.options, id.EID.Reveal(), err, c.want)
+		if err != nil || id.Reveal().Reveal() != c.want {
+			t.Errorf("%v: %q, %v; want %q", c.options, id.Reveal().Reveal(), err, c.want)
 		}
+	}
+}
+
+// A client's place is used again for the next; of who is known no EID is made.
+func TestWhoARelayNamesCostsNoAllocation(t *testing.T) {
+	c := chain(t, relaySource(t, RemoteID, InterfaceID, ClientLinkLayer))
+	relays := []Relay{
+		{Addr: outer, RemoteID: []byte("\x00\x00\x11\x8bAL")},
+		{Addr: outer, InterfaceID: []byte("eth1")},
+		{Addr: outer, ClientLinkLayer: []byte{0, 1, 2, 0, 0, 0, 0, 7}},
+	}
+	want := []string{"relay:4491.AL", "port:2001:db8::1/eth1", "lladdr:1.020000000007"}
+	hasher := idcodec.NewLookupHasher([idcodec.RegistryKeyLen]byte{1})
+	client := Client{DUID: duidLL}
+	one := make([]Relay, 1)
+	key := func(i int) idcodec.LookupKey {
+		one[0] = relays[i]
+		client.Relays = one
+		id, err := c.Authenticate(&client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return hasher.OpaqueKey(id.Opaque)
+	}
+	for range 2 {
+		for i := range relays {
+			eid, err := idcodec.ParseEID(want[i])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if key(i) != hasher.Key(eid) {
+				t.Errorf("relay %d names another than %s", i, want[i])
+			}
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() {
+		for i := range relays {
+			key(i)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 
@@ -102,8 +143,8 @@ func TestOnlyTrustedRelaysSpeakForSubscribers(t *testing.T) {
 		{"a link-layer address from beyond", []Relay{{Addr: inner}, {Addr: outer, ClientLinkLayer: []byte{0, 1, 1, 2, 3, 4, 5, 6}}}, "static:alice", nil},
 	} {
 		id, err := c.Authenticate(&Client{DUID: duidLL, Relays: tc.relays})
-		if !errors.Is(err, tc.err) || id.EID.Reveal() != tc.want {
-			t.Errorf("%s: %q, %v; want %q, %v", tc.name, id.EID.Reveal(), err, tc.want, tc.err)
+		if !errors.Is(err, tc.err) || id.Reveal().Reveal() != tc.want {
+			t.Errorf("%s: %q, %v; want %q, %v", tc.name, id.Reveal().Reveal(), err, tc.want, tc.err)
 		}
 	}
 }

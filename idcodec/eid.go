@@ -25,7 +25,10 @@ var ErrEID = errors.New("not a valid EID")
 //
 // Every way of printing an EID prints a placeholder, so that none gets into a
 // log, an error or a metric by accident; [EID.Reveal] is the one way out.
-type EID struct{ s string }
+type EID struct {
+	withheld
+	s string
+}
 
 // usernameSchemes are the schemes whose value is a user name that people type
 // in different ways. Their values are prepared so that one person is one EID.
@@ -72,7 +75,7 @@ func ParseEID(s string) (EID, error) {
 	if len(scheme)+1+len(prepared) > MaxEIDLen {
 		return EID{}, fmt.Errorf("%w: it has %d bytes when prepared, at most %d fit", ErrEID, len(scheme)+1+len(prepared), MaxEIDLen)
 	}
-	return EID{scheme + ":" + prepared}, nil
+	return EID{s: scheme + ":" + prepared}, nil
 }
 
 func checkScheme(s string) error {
@@ -95,29 +98,74 @@ func checkScheme(s string) error {
 // Remote-ID. Bytes other than printable ASCII, and '%', are percent-encoded, so
 // that different bytes are different EIDs.
 func OpaqueEID(scheme string, value []byte) (EID, error) {
-	if err := checkScheme(scheme); err != nil {
+	o, err := NewOpaque(scheme, value)
+	if err != nil {
 		return EID{}, err
 	}
-	if len(value) == 0 {
-		return EID{}, fmt.Errorf("%w: the value of scheme %q is empty", ErrEID, scheme)
+	return o.EID(), nil
+}
+
+// Opaque is what [OpaqueEID] makes an EID of, while none is needed: who is known is found
+// by the lookup key alone. It is printed as an EID is. The zero Opaque is no identity.
+type Opaque struct {
+	withheld
+	scheme string
+	value  []byte
+}
+
+// NewOpaque checks a scheme and a value as [OpaqueEID] does. What it returns points to the value.
+func NewOpaque(scheme string, value []byte) (Opaque, error) {
+	if err := checkScheme(scheme); err != nil {
+		return Opaque{}, err
 	}
-	const hex = "0123456789ABCDEF"
-	var b strings.Builder
-	b.Grow(len(scheme) + 1 + len(value))
-	b.WriteString(scheme)
-	b.WriteByte(':')
+	if len(value) == 0 {
+		return Opaque{}, fmt.Errorf("%w: the value of scheme %q is empty", ErrEID, scheme)
+	}
+	n := len(scheme) + 1
 	for _, c := range value {
-		if c > ' ' && c < 0x7f && c != '%' {
-			b.WriteByte(c)
-		} else {
-			b.Write([]byte{'%', hex[c>>4], hex[c&15]})
+		if n++; !plain(c) {
+			n += 2
 		}
 	}
-	if b.Len() > MaxEIDLen {
-		return EID{}, fmt.Errorf("%w: it has %d bytes when encoded, at most %d fit", ErrEID, b.Len(), MaxEIDLen)
+	if n > MaxEIDLen {
+		return Opaque{}, fmt.Errorf("%w: it has %d bytes when encoded, at most %d fit", ErrEID, n, MaxEIDLen)
 	}
-	return EID{b.String()}, nil
+	return Opaque{scheme: scheme, value: value}, nil
 }
+
+// plain reports whether a byte stands for itself in an opaque EID.
+func plain(c byte) bool { return c > ' ' && c < 0x7f && c != '%' }
+
+// appendTo appends the EID's bytes.
+func (o Opaque) appendTo(b []byte) []byte {
+	const hex = "0123456789ABCDEF"
+	b = append(append(b, o.scheme...), ':')
+	for _, c := range o.value {
+		if plain(c) {
+			b = append(b, c)
+		} else {
+			b = append(b, '%', hex[c>>4], hex[c&15])
+		}
+	}
+	return b
+}
+
+// EID makes the EID.
+func (o Opaque) EID() EID {
+	if o.IsZero() {
+		return EID{}
+	}
+	var buf [MaxEIDLen]byte
+	b := o.appendTo(buf[:0])
+	defer clear(b)
+	return EID{s: string(b)}
+}
+
+// IsZero reports whether o is no identity.
+func (o Opaque) IsZero() bool { return o.scheme == "" }
+
+// Scheme returns the scheme of the EID, as [EID.Scheme] does.
+func (o Opaque) Scheme() string { return o.scheme }
 
 // Reveal returns the identity itself. Whoever calls it answers for where the
 // result goes.
@@ -133,22 +181,25 @@ func (e EID) Scheme() string {
 	return scheme
 }
 
+// withheld prints as a placeholder whatever it is embedded in.
+type withheld struct{}
+
 const redacted = "[EID withheld]"
 
 // String returns a placeholder.
-func (e EID) String() string { return redacted }
+func (withheld) String() string { return redacted }
 
 // GoString returns a placeholder.
-func (e EID) GoString() string { return redacted }
+func (withheld) GoString() string { return redacted }
 
 // Format prints a placeholder, whatever the verb.
-func (e EID) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
+func (withheld) Format(f fmt.State, _ rune) { io.WriteString(f, redacted) }
 
 // LogValue gives slog a placeholder.
-func (e EID) LogValue() slog.Value { return slog.StringValue(redacted) }
+func (withheld) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // MarshalText gives encoders a placeholder.
-func (e EID) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (withheld) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // LookupKey finds a known subscriber without storing the EID:
 // HMAC-SHA256(registry key, EID).
@@ -172,8 +223,19 @@ func NewLookupHasher(key [RegistryKeyLen]byte) *LookupHasher {
 
 // Key returns the lookup key of e.
 func (h *LookupHasher) Key(e EID) LookupKey {
-	h.mac.Reset()
 	h.buf = append(h.buf[:0], e.s...)
+	return h.key()
+}
+
+// OpaqueKey returns the lookup key of the EID that o makes, without making it.
+func (h *LookupHasher) OpaqueKey(o Opaque) LookupKey {
+	h.buf = o.appendTo(h.buf[:0])
+	return h.key()
+}
+
+// key returns the lookup key of what is in the buffer, which it clears.
+func (h *LookupHasher) key() LookupKey {
+	h.mac.Reset()
 	h.mac.Write(h.buf)
 	h.mac.Sum(h.sum[:0])
 	clear(h.buf)

@@ -66,14 +66,22 @@ func TestErrorsAndPrintingNeverHoldTheEID(t *testing.T) {
 	}
 	e := eid(t, "radius:"+canary)
 	var b strings.Builder
-	slog.New(slog.NewJSONHandler(&b, nil)).Info("x", "eid", e, "ptr", &e, "in", struct{ E EID }{e})
-	slog.New(slog.NewTextHandler(&b, nil)).Info("x", "eid", e, "ptr", &e, "in", struct{ E EID }{e})
-	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
-		fmt.Fprintf(&b, verb, e)
-		fmt.Fprintf(&b, verb, []EID{e})
-		fmt.Fprintf(&b, verb, struct{ E EID }{e})
+	o, err := NewOpaque("relay", []byte(canary))
+	if err != nil {
+		t.Fatal(err)
 	}
-	j, err := json.Marshal(map[string]any{"e": e})
+	type both struct {
+		E EID
+		O Opaque
+	}
+	slog.New(slog.NewJSONHandler(&b, nil)).Info("x", "eid", e, "ptr", &e, "opaque", o, "optr", &o, "in", both{e, o})
+	slog.New(slog.NewTextHandler(&b, nil)).Info("x", "eid", e, "ptr", &e, "opaque", o, "optr", &o, "in", both{e, o})
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		for _, x := range []any{e, []EID{e}, o, []Opaque{o}, both{e, o}} {
+			fmt.Fprintf(&b, verb, x)
+		}
+	}
+	j, err := json.Marshal(map[string]any{"e": e, "o": o})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,6 +105,36 @@ func TestOpaqueEIDIsInjective(t *testing.T) {
 			seen[e.Reveal()] = v
 		}
 	}
+}
+
+// An opaque identity is found by the key of the EID that it would be.
+func FuzzOpaque(f *testing.F) {
+	f.Add("port", []byte("2001:db8::1/eth 7"))
+	f.Add("relay", []byte{0, '%', 0x7f, 0xff})
+	f.Add("lladdr", []byte(strings.Repeat("x", MaxEIDLen-len("lladdr:"))))
+	f.Add("lladdr", []byte(strings.Repeat("%", 83)))
+	f.Add("", []byte("x"))
+	f.Add("a", []byte{})
+	h := NewLookupHasher([RegistryKeyLen]byte{1})
+	f.Fuzz(func(t *testing.T, scheme string, value []byte) {
+		e, err1 := OpaqueEID(scheme, value)
+		o, err2 := NewOpaque(scheme, value)
+		if (err1 == nil) != (err2 == nil) || err1 != nil && !errors.Is(err1, ErrEID) {
+			t.Fatalf("%v and %v", err1, err2)
+		}
+		if err1 != nil {
+			if !e.IsZero() || !o.IsZero() || !o.EID().IsZero() {
+				t.Error("what is refused is not zero")
+			}
+			return
+		}
+		if n := len(e.Reveal()); n > MaxEIDLen {
+			t.Errorf("it has %d bytes", n)
+		}
+		if o.EID() != e || h.OpaqueKey(o) != h.Key(e) || o.Scheme() != e.Scheme() || o.IsZero() {
+			t.Errorf("%q is not %q", o.EID().Reveal(), e.Reveal())
+		}
+	})
 }
 
 func TestLookupKeyDependsOnKeyAndEID(t *testing.T) {

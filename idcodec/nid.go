@@ -107,7 +107,7 @@ func unpadEID(b []byte) (EID, error) {
 	if len(b) < 1 || b[0] == 0 || 1+int(b[0]) > len(b) {
 		return EID{}, fmt.Errorf("%w: its padding is malformed", ErrNID)
 	}
-	return EID{string(b[1 : 1+int(b[0])])}, nil
+	return EID{s: string(b[1 : 1+int(b[0])])}, nil
 }
 
 // boxKey takes u and h^r in their encodings.

@@ -92,6 +92,7 @@ type Grant struct {
 // concurrent use; its results hold until the next call.
 type Allocator struct {
 	store  Store
+	near   near // the store, or nil
 	keys   Keys
 	policy Policy
 
@@ -100,6 +101,7 @@ type Allocator struct {
 	update  Update
 	addrs   []netip.Addr
 	known   []Lease
+	buf     []byte // what the known leases point to
 	grants  []Grant
 	places  []place
 
@@ -128,7 +130,8 @@ func (p *place) account() idcodec.Prefix { return idcodec.PrefixOf(p.within.Addr
 
 // NewAllocator returns an allocator over a store.
 func NewAllocator(store Store, keys Keys, policy Policy) *Allocator {
-	return &Allocator{store: store, keys: keys, policy: policy, slots: idcodec.MaxSlot + 1, exhausted: make(map[netip.Prefix]time.Time)}
+	near, _ := store.(near)
+	return &Allocator{store: store, near: near, keys: keys, policy: policy, slots: idcodec.MaxSlot + 1, exhausted: make(map[netip.Prefix]time.Time)}
 }
 
 // Split has new addresses be of the part-th of so many parts of each subscriber's slots, so
@@ -296,15 +299,28 @@ func (a *Allocator) renew(now time.Time, r *Request) ([]Grant, error) {
 	return nil, ErrNotFound
 }
 
-// leases returns the newest lease of each address that is filed under a client.
+// near is a store that has leases in memory. LeaseIn is Lease of which what the lease points to is
+// appended to buf, so that to read a lease makes no garbage.
+type near interface {
+	LeaseIn(addr netip.Addr, buf []byte) (Lease, []byte, error)
+}
+
+// leases returns the newest lease of each address that is filed under a client. They are valid
+// until the next call.
 func (a *Allocator) leases(c Client) ([]Lease, error) {
 	var err error
 	if a.addrs, err = a.store.ByClient(a.addrs[:0], c); err != nil {
 		return nil, err
 	}
 	known := a.known[:0]
+	a.buf = a.buf[:0]
 	for _, addr := range a.addrs {
-		l, err := a.store.Lease(addr)
+		var l Lease
+		if a.near != nil {
+			l, a.buf, err = a.near.LeaseIn(addr, a.buf)
+		} else {
+			l, err = a.store.Lease(addr)
+		}
 		if errors.Is(err, ErrNotFound) {
 			continue // forgotten since
 		}

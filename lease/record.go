@@ -84,8 +84,15 @@ func RecordBits(record []byte) uint8 {
 // ParseRecord reads the record of a lease of an address. The lease is the caller's to keep.
 // It returns [ErrDamaged] for what AppendRecord does not write.
 func ParseRecord(addr netip.Addr, b []byte) (Lease, error) {
+	l, _, err := ParseRecordIn(addr, b, nil)
+	return l, err
+}
+
+// ParseRecordIn is ParseRecord of which what the lease points to is appended to buf, and is valid as
+// long as the buffer is.
+func ParseRecordIn(addr netip.Addr, b, buf []byte) (Lease, []byte, error) {
 	if len(b) < leaseFixedLen || b[0] < leaseVersion || b[0] > relayVersion {
-		return Lease{}, ErrDamaged
+		return Lease{}, buf, ErrDamaged
 	}
 	u64 := binary.BigEndian.Uint64
 	l := Lease{
@@ -101,7 +108,9 @@ func ParseRecord(addr netip.Addr, b []byte) (Lease, error) {
 		ValidUntil:     seconds(u64(b[48:])),
 	}
 	l.Client.IAID = binary.BigEndian.Uint32(b[56:])
-	rest := append([]byte(nil), b[leaseFixedLen:]...)
+	begin := len(buf)
+	buf = append(buf, b[leaseFixedLen:]...)
+	rest := buf[begin:len(buf):len(buf)]
 	field := func() (f []byte, ok bool) {
 		if len(rest) < 1 || len(rest) < 1+int(rest[0]) {
 			return nil, false
@@ -126,12 +135,12 @@ func ParseRecord(addr netip.Addr, b []byte) (Lease, error) {
 		ok1 = ok1 && ok
 	}
 	if !ok1 || !ok2 || !ok3 || len(rest) != 0 || b[0] == prefixVersion && l.Bits == 0 || l.Bits > 128 || len(relay) != 0 && len(relay) != 16 {
-		return Lease{}, ErrDamaged
+		return Lease{}, buf, ErrDamaged
 	}
 	if len(relay) == 16 {
 		l.Anchor.Relay = netip.AddrFrom16([16]byte(relay))
 	}
-	return l, nil
+	return l, buf, nil
 }
 
 func seconds(n uint64) time.Time { return time.Unix(int64(n), 0).UTC() }

@@ -1,7 +1,6 @@
 package lease
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -30,13 +29,15 @@ func NewRegistrar(store Store, key [idcodec.RegistryKeyLen]byte, sealer Sealer) 
 // Key returns the lookup key of an EID.
 func (r *Registrar) Key(eid idcodec.EID) idcodec.LookupKey { return r.hasher.Key(eid) }
 
-// Number returns the subscriber number of an EID, whose lookup key the caller has from
-// [Registrar.Key], and registers a new one.
-func (r *Registrar) Number(now time.Time, key idcodec.LookupKey, eid idcodec.EID) (uint64, error) {
-	n, err := r.store.Lookup(key)
-	if !errors.Is(err, ErrNotFound) {
-		return n, err
-	}
+// OpaqueKey returns the lookup key of the EID that o makes, without making it.
+func (r *Registrar) OpaqueKey(o idcodec.Opaque) idcodec.LookupKey { return r.hasher.OpaqueKey(o) }
+
+// Lookup returns the subscriber number of a lookup key, or [ErrNotFound].
+func (r *Registrar) Lookup(key idcodec.LookupKey) (uint64, error) { return r.store.Lookup(key) }
+
+// Register seals an EID, whose lookup key the caller has from [Registrar.Key] and has not found,
+// and returns the number of the new subscriber; or that of an old one, if it has become known since.
+func (r *Registrar) Register(now time.Time, key idcodec.LookupKey, eid idcodec.EID) (uint64, error) {
 	nid, err := r.sealer.Seal(eid)
 	if err != nil {
 		return 0, fmt.Errorf("sealing an NID: %w", err)
@@ -44,11 +45,7 @@ func (r *Registrar) Number(now time.Time, key idcodec.LookupKey, eid idcodec.EID
 	return r.store.Register(key, nid, now)
 }
 
-// SealedNumber is Number for an identity that was sealed before; see [Registrar.Seal].
-func (r *Registrar) SealedNumber(now time.Time, key idcodec.LookupKey, nid idcodec.NID) (uint64, error) {
-	n, err := r.store.Lookup(key)
-	if !errors.Is(err, ErrNotFound) {
-		return n, err
-	}
+// RegisterSealed is Register for an identity that was sealed before.
+func (r *Registrar) RegisterSealed(now time.Time, key idcodec.LookupKey, nid idcodec.NID) (uint64, error) {
 	return r.store.Register(key, nid, now)
 }

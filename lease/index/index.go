@@ -354,11 +354,19 @@ func (x *Index) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (
 
 // Lease implements lease.Store.
 func (x *Index) Lease(addr netip.Addr) (lease.Lease, error) {
+	l, _, err := x.LeaseIn(addr, nil)
+	return l, err
+}
+
+// LeaseIn is Lease of which what the lease points to is appended to buf, and is valid as long as
+// the buffer is.
+func (x *Index) LeaseIn(addr netip.Addr, buf []byte) (lease.Lease, []byte, error) {
 	if r, ok := x.lease(addr.As16()); ok {
 		_, b := x.block(r)
-		return lease.ParseRecord(addr, b[16:])
+		return lease.ParseRecordIn(addr, b[16:], buf)
 	}
-	return x.Cache.Lease(addr)
+	l, err := x.Cache.Lease(addr)
+	return l, buf, err
 }
 
 // ByClient implements lease.Store.

@@ -55,6 +55,10 @@ func compare(t *testing.T, rng *rand.Rand) {
 			if fmt.Sprintf("%+v %v", got, err1) != fmt.Sprintf("%+v %v", want, err2) {
 				t.Fatalf("%s: lease %d: %+v, %v; want %+v, %v", what, n, got, err1, want, err2)
 			}
+			got, buf, err1 := x.LeaseIn(address(n), []byte("before"))
+			if fmt.Sprintf("%+v %v", got, err1) != fmt.Sprintf("%+v %v", want, err2) || string(buf[:6]) != "before" {
+				t.Fatalf("%s: lease %d into a buffer, now of %q: %+v, %v; want %+v, %v", what, n, buf, got, err1, want, err2)
+			}
 		}
 		for n := range clients {
 			got, err1 := x.ByClient(nil, client(n))

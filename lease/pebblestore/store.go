@@ -515,15 +515,24 @@ func (s *Store) Account(n uint64, p idcodec.Prefix) (a lease.Account, err error)
 	return a, err
 }
 
+// allOf reports whether all delegated prefixes among leases are of lengths.
+func allOf(lengths []uint8, leases []lease.Lease) bool {
+	for i := range leases {
+		if bits := leases[i].Bits; bits != 0 && !slices.Contains(lengths, bits) {
+			return false
+		}
+	}
+	return true
+}
+
 // Apply implements lease.Store.
 func (s *Store) Apply(u *lease.Update) error {
 	s.reset()
-	lengths := s.Lengths()
-	if len(u.Archive)+len(u.Delete)+len(u.Clients)+len(u.Lists)+len(u.Accounts) == 0 &&
-		!slices.ContainsFunc(u.Put, func(l lease.Lease) bool { return l.Bits != 0 && !slices.Contains(lengths, l.Bits) }) {
+	if len(u.Archive)+len(u.Delete)+len(u.Clients)+len(u.Lists)+len(u.Accounts) == 0 && allOf(s.Lengths(), u.Put) {
 		s.renew(u.Put)
 		return nil
 	}
+	lengths := s.Lengths()
 	var kbuf [1 + lease.MaxDUIDLen + 4]byte
 	for i := range u.Archive {
 		l := &u.Archive[i]
