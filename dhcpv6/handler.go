@@ -328,6 +328,7 @@ func (h *Handler) answer(now time.Time, o *received, out []byte) (reply []byte, 
 		reply, to, drop = h.serve(now, o, out)
 	}
 	o.id = eidauth.Identity{} // which is kept no longer than it is needed
+	o.client.Reset()
 	if drop != 0 {
 		h.stats.Dropped[drop].Add(1)
 	}
@@ -542,7 +543,7 @@ func (h *Handler) authenticate(x *exchange) (bool, Drop) {
 	case id.Sealed != nil:
 		n, err = h.reg.RegisterSealed(x.now, o.key, id.Sealed.NID)
 	default:
-		n, err = h.reg.Register(x.now, o.key, id.Reveal())
+		n, err = h.reg.Register(x.now, o.key, id.MakeEID())
 	}
 	if err != nil {
 		return false, h.failed("the registry failed", err)

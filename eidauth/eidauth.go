@@ -62,6 +62,12 @@ type Client struct {
 	name []byte // what a relay's options are put together to
 }
 
+// Reset forgets the client, and keeps room for the next.
+func (c *Client) Reset() {
+	clear(c.name)
+	*c = Client{name: c.name[:0]}
+}
+
 // Relay is one level of a Relay-forward message (RFC 9915 §9). An option that is
 // absent is nil.
 type Relay struct {
@@ -110,8 +116,8 @@ type Identity struct {
 	Profile *Profile // nil if the source says nothing of it
 }
 
-// Reveal returns the EID, and makes that of an opaque identity. That of a sealed one is zero.
-func (i *Identity) Reveal() idcodec.EID {
+// MakeEID returns the EID, and makes that of an opaque identity. That of a sealed one is zero.
+func (i *Identity) MakeEID() idcodec.EID {
 	if !i.Opaque.IsZero() {
 		return i.Opaque.EID()
 	}

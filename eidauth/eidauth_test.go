@@ -54,8 +54,8 @@ func TestRelayOptionsMakeEIDs(t *testing.T) {
 		{RelayOptions, Relay{Addr: outer, InterfaceID: []byte("eth1")}, "port:2001:db8::1/eth1"},
 	} {
 		id, err := chain(t, relaySource(t, c.options...)).Authenticate(&Client{DUID: duidLL, Relays: []Relay{c.relay}})
-		if err != nil || id.Reveal().Reveal() != c.want {
-			t.Errorf("%v: %q, %v; want %q", c.options, id.Reveal().Reveal(), err, c.want)
+		if err != nil || id.MakeEID().Reveal() != c.want {
+			t.Errorf("%v: %q, %v; want %q", c.options, id.MakeEID().Reveal(), err, c.want)
 		}
 	}
 }
@@ -143,8 +143,8 @@ func TestOnlyTrustedRelaysSpeakForSubscribers(t *testing.T) {
 		{"a link-layer address from beyond", []Relay{{Addr: inner}, {Addr: outer, ClientLinkLayer: []byte{0, 1, 1, 2, 3, 4, 5, 6}}}, "static:alice", nil},
 	} {
 		id, err := c.Authenticate(&Client{DUID: duidLL, Relays: tc.relays})
-		if !errors.Is(err, tc.err) || id.Reveal().Reveal() != tc.want {
-			t.Errorf("%s: %q, %v; want %q, %v", tc.name, id.Reveal().Reveal(), err, tc.want, tc.err)
+		if !errors.Is(err, tc.err) || id.MakeEID().Reveal() != tc.want {
+			t.Errorf("%s: %q, %v; want %q, %v", tc.name, id.MakeEID().Reveal(), err, tc.want, tc.err)
 		}
 	}
 }

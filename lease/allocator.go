@@ -92,7 +92,7 @@ type Grant struct {
 // concurrent use; its results hold until the next call.
 type Allocator struct {
 	store  Store
-	near   near // the store, or nil
+	near   nearStore // the store, or nil
 	keys   Keys
 	policy Policy
 
@@ -130,7 +130,7 @@ func (p *place) account() idcodec.Prefix { return idcodec.PrefixOf(p.within.Addr
 
 // NewAllocator returns an allocator over a store.
 func NewAllocator(store Store, keys Keys, policy Policy) *Allocator {
-	near, _ := store.(near)
+	near, _ := store.(nearStore)
 	return &Allocator{store: store, near: near, keys: keys, policy: policy, slots: idcodec.MaxSlot + 1, exhausted: make(map[netip.Prefix]time.Time)}
 }
 
@@ -299,9 +299,9 @@ func (a *Allocator) renew(now time.Time, r *Request) ([]Grant, error) {
 	return nil, ErrNotFound
 }
 
-// near is a store that has leases in memory. LeaseIn is Lease of which what the lease points to is
+// nearStore is a store that has leases in memory. LeaseIn is Lease of which what the lease points to is
 // appended to buf, so that to read a lease makes no garbage.
-type near interface {
+type nearStore interface {
 	LeaseIn(addr netip.Addr, buf []byte) (Lease, []byte, error)
 }
 
