@@ -301,7 +301,7 @@ func (s *Store) lost(err error) {
 	}
 	if s.flying != nil { // what became of these nobody knows; they will be tried again
 		for _, u := range s.flying.units {
-			if u.extension && s.o.Offline && !u.answered() {
+			if s.promises(u) && !u.answered() {
 				s.promise(u)
 			}
 			u.answer(ErrAway)
@@ -323,6 +323,15 @@ func (s *Store) failed(ctx context.Context, err error) error {
 	return err
 }
 
+// promises reports whether a unit may be answered before it is written: it makes leases longer that the
+// database has. What it was decided on was written or is such a promise itself; a lease that is on its
+// way to a database which does not answer may never come to be.
+func (s *Store) promises(u *unit) bool {
+	return u.extension && s.o.Offline && !slices.ContainsFunc(u.deps, func(d *unit) bool {
+		return d.failed || !d.again && !(d.answered() && d.err == nil)
+	})
+}
+
 // promise answers a unit that is not written yet.
 func (s *Store) promise(u *unit) {
 	u.again = true
@@ -333,7 +342,7 @@ func (s *Store) promise(u *unit) {
 // offline decides about a unit while the database is away. The caller holds mu.
 func (s *Store) offline(u *unit) {
 	if !u.again {
-		if !u.extension || !s.o.Offline || slices.ContainsFunc(u.deps, func(d *unit) bool { return d.failed }) {
+		if !s.promises(u) {
 			s.fail(u, ErrAway)
 			return
 		}

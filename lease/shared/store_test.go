@@ -230,6 +230,66 @@ func TestACommitWhoseAnswerIsLost(t *testing.T) {
 	}
 }
 
+// A lease that is on its way to a database which stops to answer may never be there: to renew it is
+// promised to nobody, neither in the same commit nor after it.
+func TestOnlyWhatIsStoredIsRenewedWhileTheDatabaseIsAway(t *testing.T) {
+	for name, fault := range map[string]memdb.Fault{"it was not asked": memdb.NotAsked, "it did not tell": memdb.NotTold} {
+		t.Run(name, func(t *testing.T) {
+			a, _, ca, _ := pair(t)
+			change := func(l lease.Lease) lease.Barrier {
+				t.Helper()
+				if err := a.Apply(put(l)); err != nil {
+					t.Fatal(err)
+				}
+				return a.Mark()
+			}
+			longer := func(l lease.Lease, by time.Duration) lease.Lease {
+				l.Updated, l.ValidUntil = l.Updated.Add(by), l.ValidUntil.Add(by)
+				return l
+			}
+			stored, fresh := leasetest.Lease(1, t0), leasetest.Lease(2, t0)
+			if err := apply(t, a, put(stored)); err != nil {
+				t.Fatal(err)
+			}
+			refused := map[string]lease.Barrier{"a new lease": change(fresh), "its renewal in the same commit": change(longer(fresh, time.Minute))}
+			promised := map[string]lease.Barrier{"a renewal": change(longer(stored, time.Minute))}
+			ca.Fault = func() memdb.Fault { return fault }
+			if err := a.Flush(t.Context()); err == nil || !a.Away() {
+				t.Fatalf("%v, away: %v; the test shows nothing", err, a.Away())
+			}
+			refused["its renewal after it"] = change(longer(fresh, 2*time.Minute))
+			promised["the next"] = change(longer(stored, 2*time.Minute))
+			promised["the one after"] = change(longer(stored, 3*time.Minute))
+			for what, b := range refused {
+				if !b.Settled() {
+					t.Errorf("%s waits", what)
+				} else if err := b.Wait(); !errors.Is(err, shared.ErrAway) {
+					t.Errorf("%s: %v, want ErrAway", what, err)
+				}
+			}
+			for what, b := range promised {
+				if !b.Settled() {
+					t.Errorf("%s waits", what)
+				} else if err := b.Wait(); err != nil {
+					t.Errorf("%s: %v", what, err)
+				}
+			}
+			ca.Fault = nil
+			for range 3 {
+				if err := a.Flush(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if l, err := a.Lease(stored.Addr); err != nil || !l.ValidUntil.Equal(stored.ValidUntil.Add(3*time.Minute)) {
+				t.Errorf("what was promised: %+v, %v", l, err)
+			}
+			if _, err := a.Lease(fresh.Addr); err != nil {
+				t.Errorf("what was under way: %v", err)
+			}
+		})
+	}
+}
+
 // While the database is away leases that are known are renewed, if that is allowed, and
 // nothing else; what was promised is stored when it is back.
 func TestRenewalsWhileTheDatabaseIsAway(t *testing.T) {
