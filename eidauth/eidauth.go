@@ -64,7 +64,7 @@ type Client struct {
 
 // Reset forgets the client, and keeps room for the next.
 func (c *Client) Reset() {
-	clear(c.name)
+	clear(c.name[:cap(c.name)]) // a copy of the client may have written behind its end
 	*c = Client{name: c.name[:0]}
 }
 
