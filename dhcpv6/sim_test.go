@@ -713,15 +713,19 @@ func TestServersThatShareADatabaseUnderFaults(t *testing.T) {
 	}
 }
 
-// What a seed does it does again, so that a failure can be looked at.
+// What a seed does it does again, so that a failure can be looked at. Rows that a server reads at
+// once come into its memory in one order: of few clients' rows, which others are forgotten for them
+// decides what is asked of the database, and so what goes wrong.
 func TestASeedDoesTheSameAgain(t *testing.T) {
-	var sums [2]string
-	for i := range sums {
-		s := newSim(t, simOptions{seed: 11, servers: 3, clients: 20, lines: 10, length: time.Hour, crashes: true, offline: true})
-		s.run()
-		sums[i] = fmt.Sprintf("%x", s.trace.Sum(nil))
-	}
-	if sums[0] != sums[1] {
-		t.Errorf("two runs of one seed differ: %v", sums)
+	for _, seed := range []uint64{3, 6, 7} {
+		var sums [3]string
+		for i := range sums {
+			s := newSim(t, simOptions{seed: seed, servers: 3, clients: 60, lines: 20, length: time.Hour, crashes: true, offline: true})
+			s.run()
+			sums[i] = fmt.Sprintf("%x", s.trace.Sum(nil))
+		}
+		if different := slices.Compact(sums[:]); len(different) > 1 {
+			t.Errorf("seed %d: runs of it differ: %q", seed, different)
+		}
 	}
 }

@@ -351,18 +351,19 @@ func (s *Store) Prefetch(f *lease.Foreseen) {
 		keys = append(keys, ClientKey(f.Clients[i]))
 	}
 	known := s.fetch(keys)
-	keys = keys[:0]
-	for k, e := range known {
+	var more []Key
+	for _, k := range keys { // in their order: what is read last is forgotten last
+		e := known[k]
 		switch {
 		case e.rev == 0:
 		case k.Table == Keys:
-			keys = append(keys, Key{Lists, string(e.value)})
+			more = append(more, Key{Lists, string(e.value)})
 		default:
 			addrs, _ := parseAddrs(nil, e.value) // who needs it is told
-			keys = append(keys, leaseKeys(addrs)...)
+			more = append(more, leaseKeys(addrs)...)
 		}
 	}
-	s.fetch(keys)
+	s.fetch(more)
 }
 
 // fetch reads rows that are not in memory, and returns all. What it cannot read is left for
