@@ -394,6 +394,7 @@ func (s *Store) flush() error {
 	}
 	if err == nil {
 		err = s.db.Flush()
+		s.measure()
 	}
 	if err == nil {
 		err = s.wal.Remove(files)

@@ -87,9 +87,10 @@ type Store struct {
 	recent   *table       // leases that the log has and Pebble has not
 	draining *table       // those that are being given to it; nil if none are
 
-	drain sync.Mutex   // held while leases are given to Pebble
-	empty *table       // what recent will be when it is drained the next time
-	hurry atomic.Int32 // who waits until they are
+	drain  sync.Mutex   // held while leases are given to Pebble
+	empty  *table       // what recent will be when it is drained the next time
+	hurry  atomic.Int32 // who waits until they are, or for Pebble
+	behind atomic.Bool  // Pebble has more to do than it comes to
 
 	prepared atomic.Bool   // the log's next file was written ahead, or need not be
 	wake     chan struct{} // a checkpoint is due
@@ -134,13 +135,14 @@ func Open(dir string, o Options) (*Store, error) {
 		wake: make(chan struct{}, 1), stopping: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	opts := &pebble.Options{
-		FS:                 vfs.OnDiskFull(vfs.Default, func() { s.waitForSpace(o.Reserve) }),
+		FS:                 vfs.OnDiskFull(pacedFS{vfs.Default, paceEvery, s.pace}, func() { s.waitForSpace(o.Reserve) }),
 		Logger:             logger{o.Log},
 		ReadOnly:           o.ReadOnly,
 		ErrorIfNotExists:   o.ReadOnly,
 		FormatMajorVersion: pebble.FormatNewest,
 		MemTableSize:       32 << 20,
 		DisableWAL:         true,
+		EventListener:      s.stalls(),
 	}
 	cache := pebble.NewCache(64 << 20)
 	defer cache.Unref()
@@ -215,6 +217,8 @@ func (s *Store) checkFormat(readOnly bool) error {
 
 // openLog gives Pebble what a log has that was left, and begins one.
 func (s *Store) openLog(dir string, o Options) error {
+	s.hurry.Add(1)
+	defer s.hurry.Add(-1)
 	batch := s.db.NewBatch()
 	frames, err := wal.Replay(dir, func(operations []byte) error {
 		err := wal.Operations(operations, func(key, value []byte, set bool) error {

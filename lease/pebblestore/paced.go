@@ -1,0 +1,83 @@
+package pebblestore
+
+import (
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// pacedFS has who writes a table in the background, for a flush or a compaction, rest again and
+// again. Go's scheduler lets a goroutine go on for 10 ms before another gets the processor, and who
+// waits for a packet, then for a sync and then for its turn to send waits several times.
+type pacedFS struct {
+	vfs.FS
+	every time.Duration // without a rest
+	rest  func(took time.Duration)
+}
+
+// paceEvery is about as long as a batch of messages takes.
+const paceEvery = 200 * time.Microsecond
+
+// What Pebble says that it creates tables for.
+const (
+	forFlush      vfs.DiskWriteCategory = "pebble-memtable-flush"
+	forCompaction vfs.DiskWriteCategory = "pebble-compaction"
+)
+
+// Create implements vfs.FS.
+func (p pacedFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := p.FS.Create(name, category)
+	if err != nil || category != forFlush && category != forCompaction {
+		return f, err
+	}
+	return &pacedFile{File: f, fs: p, rested: time.Now()}, nil
+}
+
+// pacedFile is a table that is written, a few dozen records at a time.
+type pacedFile struct {
+	vfs.File
+	fs     pacedFS
+	rested time.Time // when it did last
+}
+
+// Write implements vfs.File.
+func (f *pacedFile) Write(b []byte) (int, error) {
+	n, err := f.File.Write(b)
+	if took := time.Since(f.rested); took >= f.fs.every {
+		f.fs.rest(took)
+		f.rested = time.Now()
+	}
+	return n, err
+}
+
+const (
+	// maxPace is how long a rest is at the most, whatever the disk took.
+	maxPace = time.Millisecond
+
+	// manySublevels is when Pebble does not come after. It has no more writes from twelve.
+	manySublevels = 7
+)
+
+// pace has Pebble rest for as long as it worked, so that it has half of a processor, unless somebody
+// waits for it or it falls behind.
+func (s *Store) pace(took time.Duration) {
+	if s.mayRest() {
+		time.Sleep(min(took, maxPace))
+	}
+}
+
+func (s *Store) mayRest() bool { return s.hurry.Load() == 0 && !s.behind.Load() }
+
+// measure looks whether Pebble falls behind.
+func (s *Store) measure() {
+	s.behind.Store(s.db.Metrics().Levels[0].Sublevels >= manySublevels)
+}
+
+// stalls has Pebble not rest while it lets nobody write.
+func (s *Store) stalls() *pebble.EventListener {
+	return &pebble.EventListener{
+		WriteStallBegin: func(pebble.WriteStallBeginInfo) { s.hurry.Add(1) },
+		WriteStallEnd:   func() { s.hurry.Add(-1) },
+	}
+}
