@@ -62,8 +62,8 @@ func SealNID(rand io.Reader, k *EscrowKey, label string, eid EID) (NID, error) {
 		return nil, err
 	}
 	e, err := newEphemeral(rand, bases{
-		h:    func(s group.Scalar) []byte { return encode(nil, mul(k.h, s)) },
-		gBar: func(s group.Scalar) []byte { return encode(nil, mul(gBar, s)) },
+		h:    func(p *[elementLen]byte, s group.Scalar) { encode(p[:0], mul(k.h, s)) },
+		gBar: func(p *[elementLen]byte, s group.Scalar) { encode(p[:0], mul(gBar, s)) },
 	})
 	if err != nil {
 		return nil, err

@@ -10,51 +10,70 @@ import (
 )
 
 // bases multiply the fixed elements h and ĝ by a scalar, to the encoding of the product.
-type bases struct{ h, gBar func(group.Scalar) []byte }
-
-// ephemeral is what an NID needs that does not depend on what is sealed: the scalars r and
-// s of TDH2 and all their multiples, in their encodings. It is used once.
-type ephemeral struct {
-	r, s                 group.Scalar
-	u, uBar, hr, w, wBar []byte
+type bases struct {
+	h, gBar func(*[elementLen]byte, group.Scalar)
 }
 
-func newEphemeral(rand io.Reader, b bases) (e ephemeral, err error) {
-	if e.r, err = randomScalar(rand); err != nil {
-		return e, err
+// ephemeral is what an NID needs that does not depend on what is sealed: the scalars r and
+// s of TDH2 and all their multiples, in their encodings, so that many kept ready take little
+// memory. It is used once.
+type ephemeral struct {
+	r, s                 [scalarLen]byte
+	u, uBar, hr, w, wBar [elementLen]byte
+}
+
+func newEphemeral(rand io.Reader, b bases) (e *ephemeral, err error) {
+	r, err := randomScalar(rand)
+	if err != nil {
+		return nil, err
 	}
-	if e.s, err = randomScalar(rand); err != nil {
-		return e, err
+	s, err := randomScalar(rand)
+	if err != nil {
+		return nil, err
 	}
-	e.u, e.w = encode(nil, mulGen(e.r)), encode(nil, mulGen(e.s))
-	e.uBar, e.wBar = b.gBar(e.r), b.gBar(e.s)
-	e.hr = b.h(e.r)
+	e = new(ephemeral)
+	encode(e.r[:0], r)
+	encode(e.s[:0], s)
+	encode(e.u[:0], mulGen(r))
+	encode(e.w[:0], mulGen(s))
+	b.gBar(&e.uBar, r)
+	b.gBar(&e.wBar, s)
+	b.h(&e.hr, r)
+	r.SetUint64(0)
+	s.SetUint64(0)
 	return e, nil
 }
 
 // seal makes the NID: the AEAD under a key from h^r, and the proof that u and ū have the
 // same logarithm r to g and ĝ.
 func (e *ephemeral) seal(k *EscrowKey, label string, eid EID) (NID, error) {
+	defer e.forget()
 	header := k.nidHeader()
 	padded := padEID(eid)
-	box, err := sealBox(header, label, e.u, e.hr, padded)
+	box, err := sealBox(header, label, e.u[:], e.hr[:], padded)
 	clear(padded)
 	if err != nil {
 		return nil, err
 	}
-	proof := challenge(e.u, e.w, e.uBar, e.wBar, box, headerLabel(header, label))
-	f := suite.NewScalar().Mul(e.r, proof)
-	f.Add(f, e.s)
-	n := append(append(header, e.u...), e.uBar...)
-	e.forget()
+	r, err1 := parseScalar(e.r[:])
+	s, err2 := parseScalar(e.s[:])
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	proof := challenge(e.u[:], e.w[:], e.uBar[:], e.wBar[:], box, headerLabel(header, label))
+	f := suite.NewScalar().Mul(r, proof)
+	f.Add(f, s)
+	r.SetUint64(0)
+	s.SetUint64(0)
+	n := append(append(header, e.u[:]...), e.uBar[:]...)
 	return append(encode(encode(n, proof), f), box...), nil
 }
 
 // forget erases what would open the NID.
 func (e *ephemeral) forget() {
-	clear(e.hr)
-	e.r.SetUint64(0)
-	e.s.SetUint64(0)
+	clear(e.hr[:])
+	clear(e.r[:])
+	clear(e.s[:])
 }
 
 // fixedBase multiplies one element quickly, by a table of its multiples.
@@ -71,13 +90,13 @@ func newFixedBase(e group.Element) (*fixedBase, error) {
 }
 
 // mul takes the same time for every scalar.
-func (f *fixedBase) mul(s group.Scalar) []byte {
+func (f *fixedBase) mul(product *[elementLen]byte, s group.Scalar) {
 	var x ristretto.Scalar
 	if !x.SetBytesStrict((*[scalarLen]byte)(encode(nil, s))) {
 		panic("idcodec: a scalar that is not reduced")
 	}
 	var p ristretto.Point
-	return p.ScalarMultTable(&f.table, &x).Bytes()
+	p.ScalarMultTable(&f.table, &x).BytesInto(product)
 }
 
 // Sealer seals many EIDs to one escrow key under one label. It has the part of the work
@@ -128,7 +147,7 @@ func (s *Sealer) Run(ctx context.Context, rest func()) error {
 			return err
 		}
 		select {
-		case s.spare <- &e:
+		case s.spare <- e:
 		case <-ctx.Done():
 			e.forget()
 		}

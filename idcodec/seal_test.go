@@ -134,7 +134,7 @@ func BenchmarkSeal(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			s.spare <- &e
+			s.spare <- e
 			b.StartTimer()
 			if _, err := s.Seal(eid); err != nil {
 				b.Fatal(err)

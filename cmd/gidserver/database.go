@@ -39,6 +39,7 @@ type database struct {
 
 	shared *shared.Store // nil for the embedded one
 	full   func() bool   // whether it waits for disk space
+	behind func() uint64 // bytes that the embedded one has to rewrite; nil for one that servers share
 	end    func() error
 }
 
@@ -112,7 +113,8 @@ func (s *setup) openDatabase(ctx context.Context, log *slog.Logger, observe func
 			return nil, err
 		}
 		near := index.New(store, cachedClients)
-		return &database{Store: store, near: near, index: near, prefetch: near.Prefetch, mark: store.Barrier, full: store.Full, end: store.Close}, nil
+		return &database{Store: store, near: near, index: near, prefetch: near.Prefetch, mark: store.Barrier, full: store.Full, end: store.Close,
+			behind: func() uint64 { return store.Backlog().Bytes }}, nil
 	}
 	db, err := s.openSQL(ctx, false)
 	if err != nil {

@@ -51,6 +51,8 @@ var (
 
 	descDatabaseErrors = prometheus.NewDesc("gidserver_database_errors_total", "Times that the database that servers share did not answer.", nil, nil)
 
+	descCompact = prometheus.NewDesc("gidserver_database_compact_bytes", "About how many bytes the embedded database has to rewrite until it is in order. That it only grows says that leases are written faster than it comes to them.", nil, nil)
+
 	descFull = prometheus.NewDesc("gidserver_disk_full", "1 while leases wait for disk space.", nil, nil)
 )
 
@@ -97,6 +99,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		full = 1
 	}
 	ch <- prometheus.MustNewConstMetric(descFull, prometheus.GaugeValue, full)
+	if c.store.behind != nil {
+		ch <- prometheus.MustNewConstMetric(descCompact, prometheus.GaugeValue, float64(c.store.behind()))
+	}
 	v := c.store.view()
 	if v == nil {
 		return

@@ -74,6 +74,19 @@ func (s *Store) measure() {
 	s.behind.Store(s.db.Metrics().Levels[0].Sublevels >= manySublevels)
 }
 
+// Backlog is what Pebble has to do in the background.
+type Backlog struct {
+	Bytes uint64 // about how many it has to rewrite until the database is in order
+	Busy  bool   // it writes a table
+}
+
+// Backlog returns what Pebble has to do. Bytes that only grow say that leases are written faster
+// than it comes to them.
+func (s *Store) Backlog() Backlog {
+	m := s.db.Metrics()
+	return Backlog{m.Compact.EstimatedDebt, m.Compact.NumInProgress > 0 || m.Flush.NumInProgress > 0}
+}
+
 // stalls has Pebble not rest while it lets nobody write.
 func (s *Store) stalls() *pebble.EventListener {
 	return &pebble.EventListener{

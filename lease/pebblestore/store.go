@@ -134,6 +134,8 @@ func Open(dir string, o Options) (*Store, error) {
 		dir: dir, log: o.Log, closed: make(chan struct{}), recent: newTable(), empty: newTable(),
 		wake: make(chan struct{}, 1), stopping: make(chan struct{}), stopped: make(chan struct{}),
 	}
+	s.hurry.Add(1) // Pebble waits for what it has begun to compact until it is open
+	defer s.hurry.Add(-1)
 	opts := &pebble.Options{
 		FS:                 vfs.OnDiskFull(pacedFS{vfs.Default, paceEvery, s.pace}, func() { s.waitForSpace(o.Reserve) }),
 		Logger:             logger{o.Log},
@@ -217,8 +219,6 @@ func (s *Store) checkFormat(readOnly bool) error {
 
 // openLog gives Pebble what a log has that was left, and begins one.
 func (s *Store) openLog(dir string, o Options) error {
-	s.hurry.Add(1)
-	defer s.hurry.Add(-1)
 	batch := s.db.NewBatch()
 	frames, err := wal.Replay(dir, func(operations []byte) error {
 		err := wal.Operations(operations, func(key, value []byte, set bool) error {
