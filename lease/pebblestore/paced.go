@@ -55,8 +55,8 @@ const (
 	// maxPace is how long a rest is at the most, whatever the disk took.
 	maxPace = time.Millisecond
 
-	// manySublevels is when Pebble does not come after. It has no more writes from twelve.
-	manySublevels = 7
+	// manySublevels is when Pebble does not come after: it begins with half as many.
+	manySublevels = 16
 )
 
 // pace has Pebble rest for as long as it worked, so that it has half of a processor, unless somebody

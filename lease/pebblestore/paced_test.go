@@ -14,19 +14,29 @@ import (
 // pebbleInMemory is Pebble as the store uses it, that compacts when it is told to.
 func pebbleInMemory(t *testing.T, fs vfs.FS) *pebble.DB {
 	t.Helper()
-	db, err := pebble.Open("", &pebble.Options{
-		FS: fs, DisableWAL: true, DisableAutomaticCompactions: true, FormatMajorVersion: pebble.FormatNewest,
-		Logger: logger{slog.New(slog.DiscardHandler)},
-	})
+	db := openPebble(t, "", fs, func(o *pebble.Options) { o.DisableAutomaticCompactions = true })
+	t.Cleanup(func() { closePebble(t, db) })
+	return db
+}
+
+// openPebble opens Pebble with the store's options, but for what change changes.
+func openPebble(t *testing.T, dir string, fs vfs.FS, change func(*pebble.Options)) *pebble.DB {
+	t.Helper()
+	o := &pebble.Options{FS: fs, DisableWAL: true, FormatMajorVersion: pebble.FormatNewest, Logger: logger{slog.New(slog.DiscardHandler)}}
+	shape(o)
+	change(o)
+	db, err := pebble.Open(dir, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	return db
+}
+
+func closePebble(t *testing.T, db *pebble.DB) {
+	t.Helper()
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 // flushMany has Pebble write a table of many records.

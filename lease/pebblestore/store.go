@@ -134,8 +134,9 @@ func Open(dir string, o Options) (*Store, error) {
 		dir: dir, log: o.Log, closed: make(chan struct{}), recent: newTable(), empty: newTable(),
 		wake: make(chan struct{}, 1), stopping: make(chan struct{}), stopped: make(chan struct{}),
 	}
-	s.hurry.Add(1) // Pebble waits for what it has begun to compact until it is open
+	s.hurry.Add(1) // who waits until it is open
 	defer s.hurry.Add(-1)
+	compactions := newScheduler()
 	opts := &pebble.Options{
 		FS:                 vfs.OnDiskFull(pacedFS{vfs.Default, paceEvery, s.pace}, func() { s.waitForSpace(o.Reserve) }),
 		Logger:             logger{o.Log},
@@ -146,6 +147,8 @@ func Open(dir string, o Options) (*Store, error) {
 		DisableWAL:         true,
 		EventListener:      s.stalls(),
 	}
+	shape(opts)
+	opts.Experimental.CompactionScheduler = compactions
 	cache := pebble.NewCache(64 << 20)
 	defer cache.Unref()
 	opts.Cache = cache
@@ -159,6 +162,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lease database %s: %w", dir, err)
 	}
+	compactions.opened() // and a replay may have to wait for some
 	err = s.checkFormat(o.ReadOnly)
 	if err == nil && !o.ReadOnly {
 		err = s.openLog(logDir, o)
