@@ -317,6 +317,9 @@ func TestAMessageIsHandledOnce(t *testing.T) {
 			t.Errorf("no %q in the metrics:\n%s", want, metrics)
 		}
 	}
+	if want := "gidserver_database_compact_bytes 0\n"; !strings.Contains(metrics, want) { // of one lease
+		t.Errorf("no %q in the metrics:\n%s", want, metrics)
+	}
 }
 
 func TestARogueRelaySpeaksForNobody(t *testing.T) {
