@@ -55,7 +55,7 @@ const (
 	// maxPace is how long a rest is at the most, whatever the disk took.
 	maxPace = time.Millisecond
 
-	// manySublevels is when Pebble does not come after: it begins with half as many.
+	// manySublevels is when Pebble does not come after: it begins with half as many (see shape).
 	manySublevels = 16
 )
 

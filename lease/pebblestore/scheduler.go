@@ -12,7 +12,7 @@ import (
 // level anew.
 func shape(o *pebble.Options) {
 	o.LBaseMaxBytes = 512 << 20
-	o.L0CompactionThreshold = 8
+	o.L0CompactionThreshold = 16 // it begins with half as many sublevels
 	o.L0StopWritesThreshold = 24
 }
 
