@@ -71,8 +71,7 @@ SIGHUP, or gidserver reload, has it read the configuration again.`,
 const cachedClients = 1 << 15
 
 // sealedAhead is how many new subscribers may come at once before each has to wait for all of
-// the work that its NID is: as many as a link may have that changes to this server at once, for 8 MB
-// of memory.
+// the work that its NID is, for instance when a link changes to this server; 232 bytes each.
 const sealedAhead = 1 << 15
 
 // breath is how long what works in the background in small steps rests after each, so that on one

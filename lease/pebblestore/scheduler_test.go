@@ -59,14 +59,7 @@ func TestTheTurnIsOneCompactions(t *testing.T) {
 
 // A process may have ended when Pebble let nobody write any more.
 func TestADatabaseThatPebbleLetsNobodyWriteToIsOpened(t *testing.T) {
-	dir := t.TempDir()
-	s, err := Open(dir, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	dir := emptyDatabase(t)
 	most := 0
 	db := openPebble(t, dir, vfs.Default, func(o *pebble.Options) {
 		most = o.L0StopWritesThreshold
@@ -76,7 +69,8 @@ func TestADatabaseThatPebbleLetsNobodyWriteToIsOpened(t *testing.T) {
 		flushMany(t, db)
 	}
 	closePebble(t, db)
-	if s, err = Open(dir, Options{}); err != nil {
+	s, err := Open(dir, Options{})
+	if err != nil {
 		t.Fatal(err)
 	}
 	flushed := make(chan error)

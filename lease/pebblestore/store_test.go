@@ -350,8 +350,9 @@ func TestALaterFormatIsRefused(t *testing.T) {
 	}
 }
 
-// A log that cannot be read is not passed over.
-func TestADamagedLogIsRefused(t *testing.T) {
+// emptyDatabase is the directory of a database that is closed.
+func emptyDatabase(t *testing.T) string {
+	t.Helper()
 	dir := t.TempDir()
 	s, err := Open(dir, Options{})
 	if err != nil {
@@ -360,6 +361,12 @@ func TestADamagedLogIsRefused(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+	return dir
+}
+
+// A log that cannot be read is not passed over.
+func TestADamagedLogIsRefused(t *testing.T) {
+	dir := emptyDatabase(t)
 	l, err := wal.New(filepath.Join(dir, "wal"), wal.Options{})
 	if err != nil {
 		t.Fatal(err)
