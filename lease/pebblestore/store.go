@@ -63,6 +63,13 @@ const (
 	maxRecent = 1 << 19
 )
 
+// What Pebble has in memory: what is written, in two tables of memTableLen bytes, one of which waits to
+// be used again, and blocks of its files. It takes the room of the first from its cache.
+const (
+	memTableLen   = 32 << 20
+	blockCacheLen = 32 << 20
+)
+
 // smallLog is when a process has been so busy for the first time that a file is written ahead.
 const smallLog = 4 << 20
 
@@ -143,13 +150,13 @@ func Open(dir string, o Options) (*Store, error) {
 		ReadOnly:           o.ReadOnly,
 		ErrorIfNotExists:   o.ReadOnly,
 		FormatMajorVersion: pebble.FormatNewest,
-		MemTableSize:       32 << 20,
+		MemTableSize:       memTableLen,
 		DisableWAL:         true,
 		EventListener:      s.stalls(),
 	}
 	shape(opts)
 	opts.Experimental.CompactionScheduler = compactions
-	cache := pebble.NewCache(64 << 20)
+	cache := pebble.NewCache(2*memTableLen + blockCacheLen)
 	defer cache.Unref()
 	opts.Cache = cache
 	for i := range opts.Levels {

@@ -705,3 +705,35 @@ func TestReadsWhereverALeaseIs(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Pebble takes the memory of its tables from that for blocks of its files, of which some has to be left:
+// where it was not, each read of what is not there read some files.
+func TestThereIsRoomForBlocksOfFiles(t *testing.T) {
+	s, err := Open(t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	key := func(i int) []byte { return binary.BigEndian.AppendUint32([]byte("test"), uint32(i)) }
+	fill := rand.NewChaCha8([32]byte{})
+	value := make([]byte, 1<<18)
+	for i := range 3 * memTableLen / len(value) { // until it has had two
+		_, _ = fill.Read(value)
+		if err := s.db.Set(key(i), value, pebble.NoSync); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.db.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.get(key(0)); err != nil {
+		t.Fatal(err)
+	}
+	before := s.db.Metrics().BlockCache
+	if _, err := s.get(key(0)); err != nil {
+		t.Fatal(err)
+	}
+	if after := s.db.Metrics().BlockCache; after.Misses != before.Misses || after.Hits == before.Hits {
+		t.Errorf("what was just read is read from a file again: %d and then %d blocks were not in memory, %d and then %d were", before.Misses, after.Misses, before.Hits, after.Hits)
+	}
+}
