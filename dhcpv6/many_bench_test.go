@@ -133,14 +133,19 @@ func (m *manyLab) load() {
 	m.open()
 	m.handle(one)
 	m.ready = time.Since(began)
+	m.loadAll()
+	m.loaded = time.Since(began)
+	m.held = m.memory() - before
+}
+
+// loadAll reads all leases into memory.
+func (m *manyLab) loadAll() {
 	for more := true; more; {
 		var err error
 		if more, err = m.near.Load(500, m.now); err != nil {
 			m.b.Fatal(err)
 		}
 	}
-	m.loaded = time.Since(began)
-	m.held = m.memory() - before
 }
 
 // manyLab is a database with many leases, and the handler over it.
@@ -273,14 +278,19 @@ func (m *manyLab) renewals(n int) (msgs [][]byte) {
 		start := w.openIA(&ia{iaid: 1}, 0, 0)
 		w.iaAddr(addrs[0], 0, 0)
 		w.close(start)
-		link, peer := prefixC.Addr().Next().As16(), linkLocal.As16()
-		r := builder{append(append([]byte{byte(dhcp6.MessageTypeRelayForward), 0}, link[:]...), peer[:]...)}
-		r.option(dhcp6.OptionRelayAgentSubscriberID, []byte(manyLine(i)))
-		r.option(optionRelayPort, []byte{0, 0})
-		r.option(dhcp6.OptionRelayMsg, w.b)
-		msgs = append(msgs, r.b)
+		msgs = append(msgs, manyRelayed(i, w.b))
 	}
 	return msgs
+}
+
+// manyRelayed is a message of client i as its relay forwards it.
+func manyRelayed(i int, msg []byte) []byte {
+	link, peer := prefixC.Addr().Next().As16(), linkLocal.As16()
+	r := builder{append(append([]byte{byte(dhcp6.MessageTypeRelayForward), 0}, link[:]...), peer[:]...)}
+	r.option(dhcp6.OptionRelayAgentSubscriberID, []byte(manyLine(i)))
+	r.option(optionRelayPort, []byte{0, 0})
+	r.option(dhcp6.OptionRelayMsg, msg)
+	return r.b
 }
 
 // handle handles messages in batches as the server does: the next while some wait for the disk.

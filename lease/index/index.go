@@ -1,5 +1,6 @@
 // Package index keeps the leases that hold in memory, before a store on disk: what a client that
-// renews asks for is there, however many there are.
+// renews asks for is there, however many there are; and that what a new client asks for is not there,
+// nearly always.
 //
 // It takes about 180 bytes for a lease of a subscriber with one client. Hashes are of a random
 // key, so that nobody can choose what collides.
@@ -11,6 +12,8 @@ import (
 	"hash/maphash"
 	"net/netip"
 	"time"
+
+	"github.com/bits-and-blooms/bitset"
 
 	"brightgid/idcodec"
 	"brightgid/lease"
@@ -60,6 +63,11 @@ type Index struct {
 	halves  [][]byte // 16 bytes each, halvesAtOnce of them together
 	changes []byte   // scratch
 
+	// What need not be asked of the store, which does not have it.
+	gone   gone          // leases and clients that are only in the store
+	first  uint64        // of the subscribers registered since the index was made
+	unused bitset.BitSet // those of them who have neither addresses nor accounts
+
 	behind fetcher // the store, if it is one
 	ahead  ahead
 	near   near
@@ -68,7 +76,7 @@ type Index struct {
 // New returns a store with an index that is empty; Load fills it. size is of how many clients
 // what is not indexed is remembered.
 func New(s Scanner, size int) *Index {
-	x := &Index{Cache: lease.NewCache(s, size), source: s, seed: maphash.MakeSeed()}
+	x := &Index{Cache: lease.NewCache(s, size), source: s, seed: maphash.MakeSeed(), first: s.Subscribers()}
 	x.behind, _ = s.(fetcher)
 	x.blocks = arena.New(&x.memory)
 	x.addrs, x.clients, x.keys = arena.NewTable(&x.memory), arena.NewTable(&x.memory), arena.NewTable(&x.memory)
@@ -83,10 +91,14 @@ func (x *Index) Load(limit int, now time.Time) (more bool, err error) {
 	switch x.phase {
 	case 0:
 		x.after, err = x.source.ScanLeases(x.after, limit, func(addr netip.Addr, record []byte) error {
+			raw := addr.As16()
+			if _, known := x.findAddr(raw); known {
+				return nil
+			}
 			if ends, ok := endOf(record); ok && ends > until {
-				if _, known := x.findAddr(addr.As16()); !known {
-					x.put(addr, record)
-				}
+				x.put(addr, record)
+			} else {
+				x.gone.add(x.hashAddr(raw))
 			}
 			return nil
 		})
@@ -111,8 +123,12 @@ func (x *Index) Load(limit int, now time.Time) (more bool, err error) {
 	if x.after == nil {
 		x.phase++
 	}
-	return x.phase <= 2, nil
+	return !x.loaded(), nil
 }
+
+// loaded reports whether all of the store was read, so that what is neither in memory nor gone from it is
+// not in the store.
+func (x *Index) loaded() bool { return x.phase > 2 }
 
 // Close closes the store and gives the memory back. Nothing may be called after it.
 func (x *Index) Close() error {
@@ -243,6 +259,7 @@ func (x *Index) put(addr netip.Addr, record []byte) {
 	case filed && x.clientOf(r).Is(before):
 		x.clients.Move(at, r)
 	case filed:
+		x.gone.add(x.hashClient(before))
 		x.clients.Remove(at)
 	}
 	here, _ := x.findAddr(raw)
@@ -252,14 +269,20 @@ func (x *Index) put(addr netip.Addr, record []byte) {
 
 // forget removes a lease; who asks for it is told by the store.
 func (x *Index) forget(addr netip.Addr) {
-	if at, ok := x.findAddr(addr.As16()); ok {
+	raw := addr.As16()
+	if at, ok := x.findAddr(raw); ok {
 		x.removeAt(at)
+	} else {
+		x.gone.add(x.hashAddr(raw)) // it may be in the store, or not
 	}
 }
 
 func (x *Index) removeAt(here int) {
 	r := x.addrs.At(here)
-	if at, ok := x.findClient(x.clientOf(r)); ok && x.clients.At(at) == r {
+	x.gone.add(x.hashAddr(x.addrOf(r)))
+	c := x.clientOf(r)
+	if at, ok := x.findClient(c); ok && x.clients.At(at) == r {
+		x.gone.add(x.hashClient(c))
 		x.clients.Remove(at)
 	}
 	x.addrs.Remove(here)
@@ -280,6 +303,9 @@ func (x *Index) fileAs(c lease.Client, addrs []byte) {
 		here = here || ok
 	}
 	if !here || headLen+6+len(c.DUID)+len(addrs) > arena.MaxLen {
+		if len(addrs) > 0 {
+			x.gone.add(x.hashClient(c))
+		}
 		return
 	}
 	head := make([]byte, 0, 6+lease.MaxDUIDLen)
@@ -340,6 +366,9 @@ func (x *Index) Lookup(key idcodec.LookupKey) (uint64, error) {
 	if at, ok := x.keys.Find(hash, func(r arena.Ref) bool { return x.halfOf(r) == half }); ok {
 		return uint64(x.keys.At(at)) - 1, nil
 	}
+	if x.loaded() && x.Subscribers() <= maxNumbers {
+		return 0, lease.ErrNotFound
+	}
 	return x.Cache.Lookup(key)
 }
 
@@ -348,6 +377,7 @@ func (x *Index) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (
 	n, err := x.Cache.Register(key, nid, at)
 	if err == nil {
 		x.register(key, n)
+		x.unused.Set(uint(n - x.first))
 	}
 	return n, err
 }
@@ -365,6 +395,9 @@ func (x *Index) LeaseIn(addr netip.Addr, buf []byte) (lease.Lease, []byte, error
 		_, b := x.block(r)
 		return lease.ParseRecordIn(addr, b[16:], buf)
 	}
+	if x.loaded() && !x.gone.has(x.hashAddr(addr.As16())) {
+		return lease.Lease{}, buf, lease.ErrNotFound
+	}
 	l, err := x.Cache.Lease(addr)
 	return l, buf, err
 }
@@ -373,6 +406,9 @@ func (x *Index) LeaseIn(addr netip.Addr, buf []byte) (lease.Lease, []byte, error
 func (x *Index) ByClient(dst []netip.Addr, c lease.Client) ([]netip.Addr, error) {
 	at, ok := x.findClient(c)
 	if !ok {
+		if x.loaded() && !x.gone.has(x.hashClient(c)) {
+			return dst, nil
+		}
 		return x.Cache.ByClient(dst, c)
 	}
 	kind, b := x.block(x.clients.At(at))
@@ -385,15 +421,52 @@ func (x *Index) ByClient(dst []netip.Addr, c lease.Client) ([]netip.Addr, error)
 	return dst, nil
 }
 
+// isUnused reports whether a subscriber is so new that it has neither addresses nor accounts.
+func (x *Index) isUnused(number uint64) bool {
+	return number >= x.first && x.unused.Test(uint(number-x.first))
+}
+
+func (x *Index) use(number uint64) {
+	if number >= x.first {
+		x.unused.Clear(uint(number - x.first))
+	}
+}
+
+// BySubscriber implements lease.Store.
+func (x *Index) BySubscriber(dst []netip.Addr, number uint64) ([]netip.Addr, error) {
+	if x.isUnused(number) {
+		return dst, nil
+	}
+	return x.Cache.BySubscriber(dst, number)
+}
+
+// Account implements lease.Store.
+func (x *Index) Account(number uint64, p idcodec.Prefix) (lease.Account, error) {
+	if x.isUnused(number) {
+		return lease.Account{}, nil
+	}
+	return x.Cache.Account(number, p)
+}
+
 // Apply implements lease.Store.
 func (x *Index) Apply(u *lease.Update) error {
+	for i := range u.Lists {
+		x.use(u.Lists[i].Subscriber)
+	}
+	for i := range u.Accounts {
+		x.use(u.Accounts[i].Subscriber)
+	}
 	if err := x.Cache.ApplyBehind(u); err != nil {
 		// What of it is stored, nobody knows.
 		for i := range u.Put {
 			x.forget(u.Put[i].Addr)
 		}
+		for i := range u.Delete {
+			x.forget(u.Delete[i].Addr)
+		}
 		for i := range u.Clients {
 			x.unfile(u.Clients[i].Client)
+			x.gone.add(x.hashClient(u.Clients[i].Client))
 		}
 		return err
 	}
