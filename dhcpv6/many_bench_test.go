@@ -447,7 +447,7 @@ func (m *manyLab) prune(msgs [][]byte) (pruned, renewed float64) {
 		done <- result{n, time.Since(began)}
 	}()
 	began, n, part := time.Now(), 0, len(msgs)/10
-	for n < 5*len(msgs) && (n < len(msgs) || steps.Load() < 10) {
+	for n < 20*len(msgs) && (n < len(msgs) || steps.Load() < 10) {
 		at := n % len(msgs)
 		m.handle(msgs[at : at+part])
 		n += part

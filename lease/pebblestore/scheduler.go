@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
 )
 
 // shape has Pebble have few and large levels, and begin when it has much for them: each renewed lease is
@@ -14,6 +15,13 @@ func shape(o *pebble.Options) {
 	o.LBaseMaxBytes = 512 << 20
 	o.L0CompactionThreshold = 16 // it begins with half as many sublevels
 	o.L0StopWritesThreshold = 24
+	// What is not in the others is in the last level, or nowhere, of which the index knows. Its filters
+	// would be larger than the cache.
+	last := len(o.Levels) - 1
+	for i := range last {
+		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	o.Levels[last].FilterPolicy = pebble.NoFilterPolicy
 }
 
 // scheduler lets Pebble compact one thing at a time, as its own does, but not before it is open: Open

@@ -31,7 +31,6 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"brightgid/idcodec"
@@ -159,9 +158,6 @@ func Open(dir string, o Options) (*Store, error) {
 	cache := pebble.NewCache(2*memTableLen + blockCacheLen)
 	defer cache.Unref()
 	opts.Cache = cache
-	for i := range opts.Levels {
-		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
-	}
 	s.db, err = pebble.Open(dir, opts)
 	if errors.Is(err, syscall.EAGAIN) {
 		err = ErrInUse
