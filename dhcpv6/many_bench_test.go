@@ -1,6 +1,7 @@
 package dhcpv6
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -126,6 +127,10 @@ func median(x []float64) float64 {
 func (m *manyLab) load() {
 	m.open()
 	one := m.renewals(1)
+	first, err := m.store.Lease(addrIn(one[0]))
+	if err != nil {
+		m.b.Fatal(err)
+	}
 	m.close()
 	m.store, m.near, m.h = nil, nil, nil
 	before := m.memory()
@@ -136,7 +141,19 @@ func (m *manyLab) load() {
 	m.loadAll()
 	m.loaded = time.Since(began)
 	m.held = m.memory() - before
+	// The leases have to be as the server would have them, whose renewals change nothing but times.
+	renewed, err := m.store.Lease(first.Addr)
+	if err != nil || !renewed.Updated.After(first.Updated) {
+		m.b.Fatalf("renewed at %s after %s, %v", renewed.Updated, first.Updated, err)
+	}
+	renewed.Updated, renewed.PreferredUntil, renewed.ValidUntil = first.Updated, first.PreferredUntil, first.ValidUntil
+	if got, want := lease.AppendRecord(nil, &renewed), lease.AppendRecord(nil, &first); !bytes.Equal(got, want) {
+		m.b.Fatalf("a renewal makes %+v of %+v", renewed, first)
+	}
 }
+
+// addrIn returns the address that a renewal names, which is at its end but for its lifetimes.
+func addrIn(msg []byte) netip.Addr { return netip.AddrFrom16([16]byte(msg[len(msg)-24:])) }
 
 // loadAll reads all leases into memory.
 func (m *manyLab) loadAll() {
@@ -288,6 +305,7 @@ func manyRelayed(i int, msg []byte) []byte {
 	link, peer := prefixC.Addr().Next().As16(), linkLocal.As16()
 	r := builder{append(append([]byte{byte(dhcp6.MessageTypeRelayForward), 0}, link[:]...), peer[:]...)}
 	r.option(dhcp6.OptionRelayAgentSubscriberID, []byte(manyLine(i)))
+	r.option(dhcp6.OptionClientLinkLayerAddr, append([]byte{0, 1}, manyDUID(i)[4:]...))
 	r.option(optionRelayPort, []byte{0, 0})
 	r.option(dhcp6.OptionRelayMsg, msg)
 	return r.b
@@ -465,7 +483,7 @@ func (m *manyLab) prune(msgs [][]byte) (pruned, renewed float64) {
 func (m *manyLab) lookups(msgs [][]byte) time.Duration {
 	began := time.Now()
 	for _, msg := range msgs {
-		addr := netip.AddrFrom16([16]byte(msg[len(msg)-24:])) // the IA Address is last
+		addr := addrIn(msg)
 		if h, err := m.store.History(nil, addr); err != nil || len(h) == 0 {
 			m.b.Fatalf("%s: %v, %v", addr, h, err)
 		}
