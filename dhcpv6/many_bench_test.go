@@ -103,7 +103,7 @@ func (m *manyLab) measure() {
 
 // settle returns when Pebble has been given all leases and has nothing to do any more.
 func (m *manyLab) settle() {
-	if _, err := m.store.Within(nil, prefixC, m.now, m.now, 1); err != nil { // for which Pebble has to have all
+	if err := m.store.Settle(); err != nil {
 		m.b.Fatal(err)
 	}
 	for quiet := 0; quiet < 5; quiet++ {

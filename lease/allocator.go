@@ -403,6 +403,7 @@ func (a *Allocator) assignTo(now time.Time, r *Request, known []Lease, commit, a
 	if fresh > 0 || len(a.update.Archive) > 0 {
 		a.file(now, r, known)
 	}
+	a.update.Known = fresh == 0
 	if err := a.apply(); err != nil {
 		return nil, err
 	}
@@ -751,6 +752,7 @@ func (a *Allocator) end(r *Request, addrs []netip.Addr, change func(*Lease)) (bo
 	if !had {
 		return false, nil
 	}
+	a.update.Known = true
 	return true, a.apply()
 }
 
@@ -779,6 +781,7 @@ func (a *Allocator) Rotate(now time.Time, subscriber uint64, policyOf func(*Leas
 		l.Born = earlier(l.Born, now.Add(policy.Preferred-policy.MaxAge-time.Second))
 		a.update.Put = append(a.update.Put, l)
 	}
+	a.update.Known = true
 	return slices.Clone(a.update.Put), a.apply()
 }
 
@@ -811,6 +814,7 @@ func (a *Allocator) Register(now time.Time, r *Request, addr netip.Addr, preferr
 		old.Updated, old.Anchor = now, r.Anchor
 		old.PreferredUntil, old.ValidUntil = now.Add(min(preferred, valid)), now.Add(valid)
 		a.update.Put = append(a.update.Put, old)
+		a.update.Known = true
 		return a.apply()
 	}
 	held, err := a.held(now, r.Subscriber, false)

@@ -276,6 +276,10 @@ type Update struct {
 	Clients  []ClientList  // which addresses are filed under a client
 	Lists    []AddressList // which addresses are filed under a subscriber
 	Accounts []AccountChange
+
+	// Known says that each address of Put has a lease already, as when it is renewed. A store may
+	// rest on it.
+	Known bool
 }
 
 // ClientList files addresses under a client; none removes the entry.
@@ -308,4 +312,5 @@ type AccountChange struct {
 func (u *Update) Reset() {
 	u.Put, u.Archive, u.Delete = u.Put[:0], u.Archive[:0], u.Delete[:0]
 	u.Clients, u.Lists, u.Accounts = u.Clients[:0], u.Lists[:0], u.Accounts[:0]
+	u.Known = false
 }

@@ -189,6 +189,10 @@ func compare(t *testing.T, rng *rand.Rand) {
 		}
 		x.Prefetch(&f)
 		before := x.Len()
+		u.Known = !slices.ContainsFunc(u.Put, func(l lease.Lease) bool {
+			_, err := store.Store.Lease(l.Addr)
+			return err != nil
+		})
 		store.fail = rng.IntN(25) == 0
 		switch err := x.Apply(&u); {
 		case store.fail && !errors.Is(err, errDisk):

@@ -233,8 +233,8 @@ const (
 // takes half a minute for all.
 const prepareEvery = 100 * time.Millisecond
 
-// settle gives Pebble all that it has not, for who reads what is in order.
-func (s *Store) settle() error {
+// Settle gives Pebble all leases that it has not, and does not rest. Nobody has to call it; who measures may.
+func (s *Store) Settle() error {
 	s.mu.RLock()
 	nothing := s.recent.len() == 0 && s.draining == nil
 	s.mu.RUnlock()
@@ -284,6 +284,7 @@ func (s *Store) giveRest() error {
 		case !more:
 			s.mu.Lock()
 			s.draining = nil
+			s.drained++
 			s.mu.Unlock()
 		}
 		s.order.Unlock()

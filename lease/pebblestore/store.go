@@ -92,6 +92,7 @@ type Store struct {
 	mu       sync.RWMutex // guards what follows; draining is changed under order, too
 	recent   *table       // leases that the log has and Pebble has not
 	draining *table       // those that are being given to it; nil if none are
+	drained  uint64       // how often all were
 
 	drain  sync.Mutex   // held while leases are given to Pebble
 	empty  *table       // what recent will be when it is drained the next time
@@ -362,7 +363,7 @@ func (s *Store) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (
 	s.reset()
 	s.set(lookupKey(nil, key), binary.BigEndian.AppendUint64(nil, n))
 	s.set(subscriberKey(nil, n), append(binary.BigEndian.AppendUint64(nil, uint64(at.Unix())), nid...))
-	if err := s.write(nil); err != nil {
+	if err := s.write(nil, nil); err != nil {
 		return 0, err
 	}
 	s.next.Store(n + 1)
@@ -403,18 +404,24 @@ func (s *Store) Lease(addr netip.Addr) (l lease.Lease, err error) {
 
 // recentLease returns a lease that Pebble has not, or not as it is.
 func (s *Store) recentLease(addr netip.Addr) (l lease.Lease, ok bool, err error) {
-	raw := addr.As16()
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	record, ok := s.recent.get(raw)
-	if !ok && s.draining != nil {
-		record, ok = s.draining.get(raw)
-	}
+	record, ok := s.recentRecord(addr)
 	if !ok {
 		return l, false, nil
 	}
 	l, err = lease.ParseRecord(addr, record)
 	return l, true, err
+}
+
+// recentRecord is recentLease for who holds mu, which the record is valid for.
+func (s *Store) recentRecord(addr netip.Addr) (record []byte, ok bool) {
+	raw := addr.As16()
+	record, ok = s.recent.get(raw)
+	if !ok && s.draining != nil {
+		record, ok = s.draining.get(raw)
+	}
+	return record, ok
 }
 
 // History implements lease.Store.
@@ -445,9 +452,7 @@ func (s *Store) History(dst []lease.Lease, addr netip.Addr) ([]lease.Lease, erro
 // Within implements lease.Store. It merges the newest leases and the ended ones, both
 // of which are in the order of addresses.
 func (s *Store) Within(dst []netip.Addr, p netip.Prefix, from, until time.Time, limit int) ([]netip.Addr, error) {
-	if err := s.settle(); err != nil {
-		return dst, err
-	}
+	newer := s.newer()
 	var its [2]*pebble.Iterator
 	var ok [2]bool
 	for i, tag := range []byte{tagLease, tagHistory} {
@@ -464,14 +469,22 @@ func (s *Store) Within(dst []netip.Addr, p netip.Prefix, from, until time.Time, 
 		if !ok[0] || ok[1] && bytes.Compare(its[1].Key()[1:17], its[0].Key()[1:17]) < 0 {
 			i = 1
 		}
-		addr := addrOfKey(its[i].Key())
-		l, err := lease.ParseRecord(addr, its[i].Value())
-		if err != nil {
-			return dst, err
+		addr, record := addrOfKey(its[i].Key()), its[i].Value()
+		if i == 0 {
+			var err error
+			if record, err = newer.record(addr, record); err != nil {
+				return dst, err
+			}
 		}
-		if l.Overlaps(from, until) && (found == 0 || dst[len(dst)-1] != addr) {
-			dst = append(dst, addr)
-			found++
+		if record != nil {
+			l, err := lease.ParseRecord(addr, record)
+			if err != nil {
+				return dst, err
+			}
+			if l.Overlaps(from, until) && (found == 0 || dst[len(dst)-1] != addr) {
+				dst = append(dst, addr)
+				found++
+			}
 		}
 		ok[i] = its[i].Next()
 	}
@@ -539,7 +552,7 @@ func allOf(lengths []uint8, leases []lease.Lease) bool {
 // Apply implements lease.Store.
 func (s *Store) Apply(u *lease.Update) error {
 	s.reset()
-	if len(u.Archive)+len(u.Delete)+len(u.Clients)+len(u.Lists)+len(u.Accounts) == 0 && allOf(s.Lengths(), u.Put) {
+	if u.Known && len(u.Archive)+len(u.Delete)+len(u.Clients)+len(u.Lists)+len(u.Accounts) == 0 && allOf(s.Lengths(), u.Put) {
 		s.renew(u.Put)
 		return nil
 	}
@@ -586,10 +599,7 @@ func (s *Store) Apply(u *lease.Update) error {
 	if s.batch.Empty() {
 		return nil
 	}
-	for i := range u.Put {
-		gone = append(gone, u.Put[i].Addr)
-	}
-	if err := s.write(gone); err != nil {
+	if err := s.write(u.Put, gone); err != nil {
 		return err
 	}
 	if len(lengths) > len(s.Lengths()) {
@@ -663,14 +673,17 @@ func (s *Store) renew(leases []lease.Lease) {
 	s.grown(enough)
 }
 
-// write makes the change, after which the leases of addresses are as Pebble has them.
-func (s *Store) write(addrs []netip.Addr) error {
+// write makes the change, in which leases are put and those of some addresses go.
+func (s *Store) write(put []lease.Lease, gone []netip.Addr) error {
 	s.order.Lock()
 	err := s.db.Apply(s.batch, pebble.NoSync)
 	if err == nil {
 		s.mu.Lock()
 		s.wal.Append(s.ops)
-		for _, a := range addrs {
+		for i := range put {
+			s.supersede(&put[i])
+		}
+		for _, a := range gone {
 			raw := a.As16()
 			s.recent.remove(raw)
 			if s.draining != nil {
@@ -685,6 +698,22 @@ func (s *Store) write(addrs []netip.Addr) error {
 	}
 	s.grown(false)
 	return nil
+}
+
+// supersede has a lease that Pebble has as it is now never be replaced by an older one. Where there is one in
+// a table the newer is in its place, for who reads what Pebble had before.
+func (s *Store) supersede(l *lease.Lease) {
+	raw := l.Addr.As16()
+	_, ok := s.recent.get(raw)
+	if s.draining != nil {
+		if _, drained := s.draining.get(raw); drained {
+			s.draining.remove(raw)
+			ok = true
+		}
+	}
+	if ok {
+		s.recent.put(raw, s.encode(l))
+	}
 }
 
 // oldAtOnce is how many leases Old looks at, so that its caller can rest.
@@ -731,34 +760,72 @@ func (s *Store) Old(before uint32, after []byte, limit int) ([]lease.Lease, []by
 	return old, nil, it.Error()
 }
 
+// eachAtOnce is for how many leases Each has an iterator, which keeps Pebble from removing files.
+const eachAtOnce = 1 << 12
+
 // Each implements lease.Store.
 func (s *Store) Each(f func(lease.Lease) error) error {
-	if err := s.settle(); err != nil {
-		return err
-	}
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{tagLease}, UpperBound: []byte{tagLease + 1}})
-	if err != nil {
-		return err
-	}
-	defer it.Close()
-	for ok := it.First(); ok; ok = it.Next() {
-		l, err := lease.ParseRecord(addrOfKey(it.Key()), it.Value())
-		if err != nil {
+	for after := []byte(nil); ; {
+		next, err := s.ScanLeases(after, eachAtOnce, func(addr netip.Addr, record []byte) error {
+			l, err := lease.ParseRecord(addr, record)
+			if err != nil {
+				return err
+			}
+			return f(l)
+		})
+		if err != nil || next == nil {
 			return err
 		}
-		if err := f(l); err != nil {
-			return err
-		}
+		after = next
 	}
-	return it.Error()
+}
+
+// newer tells what is newer than what an iterator has of leases. It is made before the iterator.
+type newer struct {
+	s       *Store
+	drained uint64
+	buf     []byte
+}
+
+func (s *Store) newer() *newer {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return &newer{s: s, drained: s.drained}
+}
+
+// record returns the record of a lease of which an iterator has one; nil if it was removed meanwhile. It is valid
+// until the next call, or as long as the iterator's.
+func (n *newer) record(addr netip.Addr, old []byte) ([]byte, error) {
+	s := n.s
+	s.mu.RLock()
+	record, ok := s.recentRecord(addr)
+	if ok {
+		n.buf = append(n.buf[:0], record...)
+	}
+	drained := s.drained != n.drained
+	s.mu.RUnlock()
+	switch {
+	case ok:
+		return n.buf, nil
+	case !drained:
+		return old, nil
+	}
+	// Pebble has been given leases since, of which the iterator does not know.
+	var key [17]byte
+	err := s.view(leaseKey(key[:0], addr), func(v []byte) error {
+		n.buf = append(n.buf[:0], v...)
+		return nil
+	})
+	if errors.Is(err, lease.ErrNotFound) {
+		return nil, nil
+	}
+	return n.buf, err
 }
 
 // scan calls f with up to limit keys, but for their first bytes, and values under a tag, those
 // after one. It returns the last, or nil at the end.
 func (s *Store) scan(tag byte, after []byte, limit int, f func(key, value []byte) error) (next []byte, err error) {
-	if err := s.settle(); err != nil {
-		return nil, err
-	}
+	newer := s.newer()
 	lower := append([]byte{tag}, after...)
 	if after != nil {
 		lower = append(lower, 0)
@@ -769,8 +836,16 @@ func (s *Store) scan(tag byte, after []byte, limit int, f func(key, value []byte
 	}
 	defer it.Close()
 	for ok := it.First(); ok; ok = it.Next() {
-		if err := f(it.Key()[1:], it.Value()); err != nil {
-			return nil, err
+		value := it.Value()
+		if tag == tagLease {
+			if value, err = newer.record(addrOfKey(it.Key()), value); err != nil {
+				return nil, err
+			}
+		}
+		if value != nil {
+			if err := f(it.Key()[1:], value); err != nil {
+				return nil, err
+			}
 		}
 		if limit--; limit == 0 {
 			return append([]byte(nil), it.Key()[1:]...), nil

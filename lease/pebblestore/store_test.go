@@ -192,7 +192,7 @@ func crashWriter(dir string) {
 			Put:     []lease.Lease{l},
 			Clients: []lease.ClientList{{Client: l.Client, Addrs: []netip.Addr{l.Addr}}},
 		}))
-		fail(s.Apply(&lease.Update{Put: []lease.Lease{crashRenewal(n)}}))
+		fail(s.Apply(&lease.Update{Put: []lease.Lease{crashRenewal(n)}, Known: true}))
 	}
 	// Of what nobody was told that it is durable, the kill may have left anything.
 	acked, err := strconv.ParseUint(os.Getenv(crashAcked), 10, 64)
@@ -426,9 +426,13 @@ func TestCheckpointsComeByThemselves(t *testing.T) {
 	s.hurry.Add(1) // so that the next file is not written ahead for half a minute
 	n := uint64(0)
 	for ; s.wal.Size() < smallLog; n++ {
-		if err := s.Apply(&lease.Update{Put: []lease.Lease{crashRenewal(n)}}); err != nil {
-			t.Fatal(err)
+		put := func(l lease.Lease, known bool) {
+			if err := s.Apply(&lease.Update{Put: []lease.Lease{l}, Known: known}); err != nil {
+				t.Fatal(err)
+			}
 		}
+		put(crashLease(n), false)
+		put(crashRenewal(n), true)
 	}
 	waiting := func() int {
 		s.mu.RLock()
@@ -445,8 +449,14 @@ func TestCheckpointsComeByThemselves(t *testing.T) {
 	}
 	for i := range n {
 		var buf [17]byte
-		if err := s.view(leaseKey(buf[:0], crashLease(i).Addr), func([]byte) error { return nil }); err != nil {
-			t.Fatalf("lease %d of %d is not in Pebble: %v", i, n, err)
+		want := crashRenewal(i)
+		if err := s.view(leaseKey(buf[:0], want.Addr), func(record []byte) error {
+			if l, err := lease.ParseRecord(want.Addr, record); err != nil || !l.Updated.Equal(want.Updated) {
+				return fmt.Errorf("of %s, %v; want %s", l.Updated, err, want.Updated)
+			}
+			return nil
+		}); err != nil {
+			t.Fatalf("lease %d of %d in Pebble: %v", i, n, err)
 		}
 	}
 }
@@ -563,7 +573,7 @@ func TestAnOlderLeaseNeverComesBack(t *testing.T) {
 			return []lease.Lease{l}
 		}
 		for i := range leases {
-			if err := s.Apply(&lease.Update{Put: renewed(i, at)}); err != nil {
+			if err := s.Apply(&lease.Update{Put: renewed(i, at), Known: round > 0}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -650,6 +660,7 @@ func TestReadsWhereverALeaseIs(t *testing.T) {
 				l.Anchor.LinkLayer = make([]byte, rng.IntN(9))
 			}
 			u.Put = append(u.Put, l)
+			u.Known = true
 			newest[n] = l
 			renewals++
 		}
@@ -735,5 +746,85 @@ func TestThereIsRoomForBlocksOfFiles(t *testing.T) {
 	}
 	if after := s.db.Metrics().BlockCache; after.Misses != before.Misses || after.Hits == before.Hits {
 		t.Errorf("what was just read is read from a file again: %d and then %d blocks were not in memory, %d and then %d were", before.Misses, after.Misses, before.Hits, after.Hits)
+	}
+}
+
+// What reads leases in order finds renewals where they are, and gives Pebble none of them, for which all
+// clients would wait.
+func TestReadsInOrderFindRenewals(t *testing.T) {
+	s, err := Open(t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	t0 := time.Unix(1e9, 0).UTC()
+	const leases = 100
+	first, second := lease.Update{}, lease.Update{Known: true}
+	for i := range leases {
+		l := leasetest.Lease(i, t0)
+		first.Put = append(first.Put, l)
+		l.Updated, l.ValidUntil = t0.Add(time.Hour), t0.Add(24*time.Hour)
+		second.Put = append(second.Put, l)
+	}
+	if err := s.Apply(&first); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Apply(&second); err != nil {
+		t.Fatal(err)
+	}
+	late := t0.Add(23 * time.Hour)
+	found, err := s.Within(nil, netip.PrefixFrom(first.Put[0].Addr, 64), late, late, 2*leases)
+	if err != nil || len(found) != leases {
+		t.Errorf("%d hold after they would have ended, %v; want %d", len(found), err, leases)
+	}
+	seen := 0
+	if err := s.Each(func(l lease.Lease) error {
+		if !l.Updated.Equal(t0.Add(time.Hour)) {
+			t.Errorf("%s is of %s", l.Addr, l.Updated)
+		}
+		seen++
+		return nil
+	}); err != nil || seen != leases {
+		t.Errorf("%d leases, %v; want %d", seen, err, leases)
+	}
+	if n := s.recent.len(); n != leases {
+		t.Errorf("%d renewals wait after the reads, and %d before", n, leases)
+	}
+	// Who has an iterator from before they are given finds them after it.
+	newer := s.newer()
+	if err := s.Settle(); err != nil {
+		t.Fatal(err)
+	}
+	old := lease.AppendRecord(nil, &first.Put[0])
+	if record, err := newer.record(first.Put[0].Addr, old); err != nil || !bytes.Equal(record, lease.AppendRecord(nil, &second.Put[0])) {
+		t.Errorf("%x, %v", record, err)
+	}
+	if err := s.Apply(&lease.Update{Delete: second.Put[:1]}); err != nil {
+		t.Fatal(err)
+	}
+	if record, err := newer.record(first.Put[0].Addr, old); err != nil || record != nil {
+		t.Errorf("a lease that is gone: %x, %v", record, err)
+	}
+	// And who has one from before a lease is changed with something else, be it while it is given.
+	for i, giving := range []bool{false, true} {
+		l := second.Put[1+i]
+		l.Updated = t0.Add(2 * time.Hour)
+		old := lease.AppendRecord(nil, &l)
+		if err := s.Apply(&lease.Update{Put: []lease.Lease{l}, Known: true}); err != nil {
+			t.Fatal(err)
+		}
+		if giving {
+			s.mu.Lock()
+			s.draining, s.recent = s.recent, s.empty
+			s.mu.Unlock()
+		}
+		newer := s.newer()
+		l.Updated = t0.Add(3 * time.Hour)
+		if err := s.Apply(&lease.Update{Put: []lease.Lease{l}, Clients: []lease.ClientList{{Client: l.Client, Addrs: []netip.Addr{l.Addr}}}}); err != nil {
+			t.Fatal(err)
+		}
+		if record, err := newer.record(l.Addr, old); err != nil || !bytes.Equal(record, lease.AppendRecord(nil, &l)) {
+			t.Errorf("while it is given, %t: %x, %v", giving, record, err)
+		}
 	}
 }
