@@ -38,6 +38,9 @@ func BenchmarkNewClients(b *testing.B) {
 		m.settle()
 		used += m.processor() - before
 	}
+	if got, held := m.store.Subscribers(), m.near.Len(); got != uint64(next) || held != next {
+		b.Errorf("%d subscribers and %d leases that hold, want %d", got, held, next)
+	}
 	n := float64(next - m.n)
 	b.ReportMetric(used.Seconds()*1e6/n, "CPU-µs/client")
 	b.ReportMetric(n/took.Seconds(), "clients/s")

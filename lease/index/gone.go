@@ -7,8 +7,8 @@ import (
 )
 
 // gone tells of nearly all that the store does not have that it does not, without asking it. What is
-// in the store and not in memory, since it ended long ago, was added; of what was not, about one in a hundred
-// looks as if it were.
+// in the store and not in memory, since it ended long ago, was added; of what was not, one in a hundred
+// looks as if it were, for each layer.
 //
 // It grows with what is added, some layers of Bloom filters each eight times as large as the one
 // before, until they have taken 23 MB, for 19 million; then more and more looks as if it were there, and

@@ -15,8 +15,8 @@ func shape(o *pebble.Options) {
 	o.LBaseMaxBytes = 512 << 20
 	o.L0CompactionThreshold = 16 // it begins with half as many sublevels
 	o.L0StopWritesThreshold = 24
-	// What is not in the others is in the last level, or nowhere, of which the index knows. Its filters
-	// would be larger than the cache.
+	// What is not in the others is in the last level, or nowhere, of which the index knows. With many leases
+	// its filters would be larger than the cache.
 	last := len(o.Levels) - 1
 	for i := range last {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)

@@ -90,7 +90,7 @@ type Store struct {
 	order sync.Mutex
 
 	mu       sync.RWMutex // guards what follows; draining is changed under order, too
-	recent   *table       // leases that the log has and Pebble has not
+	recent   *table       // leases that the log has and Pebble has not as they are, or not for long; it has each address
 	draining *table       // those that are being given to it; nil if none are
 	drained  uint64       // how often all were
 
@@ -402,7 +402,7 @@ func (s *Store) Lease(addr netip.Addr) (l lease.Lease, err error) {
 	return l, err
 }
 
-// recentLease returns a lease that Pebble has not, or not as it is.
+// recentLease returns a lease that Pebble has not as it is, or not for long.
 func (s *Store) recentLease(addr netip.Addr) (l lease.Lease, ok bool, err error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -737,15 +737,16 @@ func TestThereIsRoomForBlocksOfFiles(t *testing.T) {
 	if err := s.db.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.get(key(0)); err != nil {
-		t.Fatal(err)
-	}
+	const times = 100
 	before := s.db.Metrics().BlockCache
-	if _, err := s.get(key(0)); err != nil {
-		t.Fatal(err)
+	for range times {
+		if _, err := s.get(key(0)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if after := s.db.Metrics().BlockCache; after.Misses != before.Misses || after.Hits == before.Hits {
-		t.Errorf("what was just read is read from a file again: %d and then %d blocks were not in memory, %d and then %d were", before.Misses, after.Misses, before.Hits, after.Hits)
+	// Once each may be, and Pebble itself reads something about new files.
+	if after := s.db.Metrics().BlockCache; after.Misses-before.Misses >= times || after.Hits-before.Hits < times {
+		t.Errorf("of the blocks for %d reads of the same %d were not in memory, and %d were", times, after.Misses-before.Misses, after.Hits-before.Hits)
 	}
 }
 
