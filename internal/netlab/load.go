@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"time"
+	"unsafe"
 
 	dhcp6 "github.com/insomniacslk/dhcp/dhcpv6"
 	"golang.org/x/net/ipv6"
@@ -174,6 +175,28 @@ type client struct {
 // ErrStopped ends a load that was asked to stop.
 var ErrStopped = errors.New("the load was stopped")
 
+// rest is how long an open loop rests where nothing is to be read.
+const rest = 200 * time.Microsecond
+
+// resting returns what an open loop reads by. It does not wait to be woken, which would take the server's
+// processor as long as an answer does. Nor does it look without pause: a virtual machine may have no more
+// processor time in a tenth of a second than its processors have, and what its disk takes counts, so that
+// all of it would stand still for the rest of that. What comes meanwhile is read up to a quarter of a
+// millisecond late, which counts as the server's latency.
+func resting(r *udpbatch.Reader) func() ([]udpbatch.Message, error) {
+	wait := unix.NsecToTimespec(rest.Nanoseconds())
+	return func() ([]udpbatch.Message, error) {
+		in, err := r.Poll()
+		if len(in) == 0 && err == nil {
+			// Go's own sleep would take a millisecond, and its scheduler, if it were told, look every 20 µs
+			// whether this has ended. That a signal may end it sooner does no harm.
+			_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&wait)), 0, 0)
+			in, err = r.Poll()
+		}
+		return in, err
+	}
+}
+
 // Run does the exchanges. It ends early, with an error, when the server has not
 // answered anything for a while.
 func (l *Load) Run(quiet time.Duration) (*Result, error) {
@@ -251,11 +274,9 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 			return res, err
 		}
 	}
-	// An open loop does not sleep: who has to be woken begins late, and to wake it would take the server's
-	// processor as long as an answer does.
 	read := r.Read
 	if l.Rate > 0 {
-		read = r.Poll
+		read = resting(r)
 		if err := l.Conn.SetReadDeadline(time.Time{}); err != nil {
 			return res, err
 		}
@@ -555,8 +576,8 @@ func echoLoad(conn *net.UDPConn, server netip.AddrPort, size, open, rate, total 
 	}
 	sent := 0
 	read := r.Read
-	if rate > 0 { // see Load.Run
-		read = r.Poll
+	if rate > 0 {
+		read = resting(r)
 		if err := conn.SetReadDeadline(time.Time{}); err != nil {
 			return nil, err
 		}

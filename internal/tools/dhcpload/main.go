@@ -51,7 +51,8 @@ at. Clients name their lines by an Interface-ID, port-00000000 and so on.
 
 Renewals are of clients that have just had their leases by four messages, which is not
 measured. With --rate exchanges begin at a steady pace, and latencies count from when they
-had to begin; the load does not sleep then, and needs a processor to itself.
+had to begin; the load looks for answers every quarter of a millisecond then, which is in
+the latencies, too, and needs a processor to itself.
 
 Do not point it at a server that others need.`,
 		Example: `  dhcpload --listen [2001:db8:ff::2]:547 --server [2001:db8:ff::1]:547 --link 2001:db8:2::1 --clients 100000`,
