@@ -122,6 +122,13 @@ type Load struct {
 	// that leave or come together.
 	Singly bool
 
+	// Rests has an open loop rest where nothing is to be read, instead of looking without pause. A virtual machine
+	// may have no more processor time in a tenth of a second than its processors have, and what its disk takes
+	// counts: beside a server that has the disk sync, a load without pause has all of it stand still for the rest
+	// of that. What comes while it rests is read up to a quarter of a millisecond late, which counts as the
+	// server's latency.
+	Rests bool
+
 	// Acked, if set, is called with the address of each Reply.
 	Acked func(client uint32, addr netip.Addr)
 
@@ -175,14 +182,10 @@ type client struct {
 // ErrStopped ends a load that was asked to stop.
 var ErrStopped = errors.New("the load was stopped")
 
-// rest is how long an open loop rests where nothing is to be read.
+// rest is how long an open loop rests; see [Load.Rests].
 const rest = 200 * time.Microsecond
 
-// resting returns what an open loop reads by. It does not wait to be woken, which would take the server's
-// processor as long as an answer does. Nor does it look without pause: a virtual machine may have no more
-// processor time in a tenth of a second than its processors have, and what its disk takes counts, so that
-// all of it would stand still for the rest of that. What comes meanwhile is read up to a quarter of a
-// millisecond late, which counts as the server's latency.
+// resting is r.Poll that rests and looks again where nothing is to be read.
 func resting(r *udpbatch.Reader) func() ([]udpbatch.Message, error) {
 	wait := unix.NsecToTimespec(rest.Nanoseconds())
 	return func() ([]udpbatch.Message, error) {
@@ -274,9 +277,13 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 			return res, err
 		}
 	}
+	// An open loop does not wait to be woken: that would take the server's processor as long as an answer
+	// does, and who has to be woken begins late.
 	read := r.Read
 	if l.Rate > 0 {
-		read = resting(r)
+		if read = r.Poll; l.Rests {
+			read = resting(r)
+		}
 		if err := l.Conn.SetReadDeadline(time.Time{}); err != nil {
 			return res, err
 		}
@@ -576,8 +583,8 @@ func echoLoad(conn *net.UDPConn, server netip.AddrPort, size, open, rate, total 
 	}
 	sent := 0
 	read := r.Read
-	if rate > 0 {
-		read = resting(r)
+	if rate > 0 { // see Load.Run
+		read = r.Poll
 		if err := conn.SetReadDeadline(time.Time{}); err != nil {
 			return nil, err
 		}

@@ -196,11 +196,12 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 		servers = append(servers, rivals(b, isp, pin)...)
 	}
 	var lateKnown, lateWritten []float64 // how late exchanges of open loops began
+	rests := false                       // open loops do
 	// once runs one load, in a closed loop of so many exchanges, or in an open one of so many a second.
 	once := func(s *rival, first, open int, rate float64, singly bool) *netlab.Result {
 		l := &netlab.Load{
 			Conn: conn, Server: netip.AddrPortFrom(server, 547), Link: netip.MustParseAddr(netlab.RelayDown),
-			Open: open, Rate: int(rate), First: uint32(first), Total: clients, Keep: true, Singly: singly,
+			Open: open, Rate: int(rate), First: uint32(first), Total: clients, Keep: true, Singly: singly, Rests: rests,
 		}
 		if rate > 0 { // the load's collector would take its time from exchanges
 			runtime.GC()
@@ -246,7 +247,7 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 	}
 	var few, many, fewJoined, manyJoined measured // of the echoes, with as many open as the servers
 	var disk measured
-	var lost, lostBeside []float64
+	var lost, lostBeside, together []float64
 	for b.Loop() {
 		for round := range rounds {
 			for _, s := range servers {
@@ -298,10 +299,12 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 					settle()
 				}
 				closed(p, &s.written, &s.writtenSingly, &few, &fewJoined, open)
+				rests = true // the disk is beside it
 				half(s, p, &s.writtenHalf, first, s.written.last(), &lateWritten)
 				if ours {
 					half(s, p, &s.writtenAsked, first, goal/2*few.last(), &lateWritten)
 				}
+				rests = false
 				closed(p, &s.writtenMany, &s.writtenManySingly, &many, &manyJoined, manyOpen)
 				must(p.Stop())
 				if !ours {
@@ -311,12 +314,12 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 				must(err)
 				few.p99 = append(few.p99, milliseconds(r.Percentile(0.99)))
 				must(syncs(isp.Path("state"), &disk))
-				stall, err := stalls(openFor)
+				stall, _, err := stalls(openFor)
 				must(err)
 				lost = append(lost, stall)
-				beside, err := stallsBeside(isp.Path("state"))
+				beside, part, err := stallsBeside(isp.Path("state"))
 				must(err)
-				lostBeside = append(lostBeside, beside)
+				lostBeside, together = append(lostBeside, beside), append(together, part)
 			}
 		}
 	}
@@ -350,6 +353,7 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 	b.ReportMetric(median(lateWritten), "written-begun-late-p99-ms")
 	b.ReportMetric(median(lost), "‰-lost-to-pauses")
 	b.ReportMetric(median(lostBeside), "‰-lost-beside-syncs")
+	b.ReportMetric(median(together), "of-which-in-step")
 	b.ReportMetric(median(gid.known.p99), "known-p99-ms")
 	b.ReportMetric(median(gid.knownHalf.p99), "known-half-load-p99-ms")
 	b.ReportMetric(median(gid.knownAsked.p99), "known-half-goal-p99-ms")
@@ -363,7 +367,7 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 	b.ReportMetric(median(fewJoined.rate), "joined-echoes/s")
 	b.ReportMetric(median(manyJoined.rate), fmt.Sprintf("joined-echoes/s-%d-open", manyOpen))
 	if path := os.Getenv("GID_BENCH_TABLE"); path != "" {
-		must(writeTable(path, servers, &few, &many, &fewJoined, &manyJoined, &disk, median(lateKnown), median(lateWritten), median(lost), median(lostBeside)))
+		must(writeTable(path, servers, &few, &many, &fewJoined, &manyJoined, &disk, median(lateKnown), median(lateWritten), median(lost), median(lostBeside), median(together)))
 	}
 }
 
@@ -423,27 +427,37 @@ func onCPU(number string, f func() error) error {
 	return <-ended
 }
 
+// period is how long a time Linux divides processor time in (CFS bandwidth control), if a host's limits
+// what a machine has.
+const period = 100 * time.Millisecond
+
 // stalls looks at the clock without pause on the servers' processor, on which nothing else is done,
 // and returns how many thousandths of the time it was kept from that for a millisecond and more: by
-// the host that the machine runs on, mostly. What comes then waits.
-func stalls(d time.Duration) (float64, error) {
+// the host that the machine runs on, mostly. What comes then waits. It also returns what part of
+// that ended in the same tenth of each period, which is 1 where the machine has to wait for the next.
+func stalls(d time.Duration) (permille, together float64, err error) {
 	var lost time.Duration
-	err := onCPU(serverCPU, func() error {
+	var ends [20]time.Duration // in each twentieth
+	err = onCPU(serverCPU, func() error {
 		began := time.Now()
 		for last := began; last.Sub(began) < d; {
 			now := time.Now()
 			if gap := now.Sub(last); gap >= time.Millisecond {
 				lost += gap
+				ends[now.Sub(began)%period*time.Duration(len(ends))/period] += gap
 			}
 			last = now
 		}
 		return nil
 	})
-	return 1000 * float64(lost) / float64(d), err
+	for i := range ends {
+		together = max(together, float64(ends[i]+ends[(i+1)%len(ends)])/float64(max(lost, 1)))
+	}
+	return 1000 * float64(lost) / float64(d), together, err
 }
 
 // stallsBeside is stalls while the other processor has the disk sync, one write after another.
-func stallsBeside(dir string) (float64, error) {
+func stallsBeside(dir string) (permille, together float64, err error) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2)) // the load has one
 	var over atomic.Bool
 	ended := make(chan error)
@@ -457,9 +471,9 @@ func stallsBeside(dir string) (float64, error) {
 			return nil
 		})
 	}()
-	lost, err := stalls(openFor)
+	permille, together, err = stalls(openFor)
 	over.Store(true)
-	return lost, errors.Join(err, <-ended)
+	return permille, together, errors.Join(err, <-ended)
 }
 
 // syncs measures how long the disk takes to have 4 KiB, one write after another in a file that was
@@ -557,7 +571,7 @@ func rivals(b *testing.B, isp *netlab.ISP, pin []string) (out []*rival) {
 
 // writeTable writes what was measured into a Markdown file, between two marks, and a plot of it
 // beside the file.
-func writeTable(path string, servers []*rival, few, many, fewJoined, manyJoined, disk *measured, lateKnown, lateWritten, lost, beside float64) error {
+func writeTable(path string, servers []*rival, few, many, fewJoined, manyJoined, disk *measured, lateKnown, lateWritten, lost, beside, together float64) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -615,8 +629,8 @@ func writeTable(path string, servers []*rival, few, many, fewJoined, manyJoined,
 	fmt.Fprintf(&t, "\nAt half of the rate that is the goal, %.2f of the echo's, gidserver's p99 was %.1f ms for known clients, and %.1f where each exchange writes. "+
 		"In the same run the disk took %.2f ms for a sync, and %.2f in one of a hundred, with nothing else to do; at half of the rate one exchange in a hundred "+
 		"began %.1f ms late or later (%.1f where each is written), for which the load or the machine is to blame; and the servers' processor, with nothing to do but to look at the clock, "+
-		"stood still for a millisecond and more at a time in %.1f ‰ of the time, and in %.1f ‰ while the other had the disk sync one write after another.\n",
-		goal/2, median(gid.knownAsked.p99), median(gid.writtenAsked.p99), median(disk.p50), median(disk.p99), lateKnown, lateWritten, lost, beside)
+		"stood still for a millisecond and more at a time in %.1f ‰ of the time, and in %.1f ‰ while the other had the disk sync one write after another; %.0f %% of the latter ended in the same tenth of each tenth of a second.\n",
+		goal/2, median(gid.knownAsked.p99), median(gid.writtenAsked.p99), median(disk.p50), median(disk.p99), lateKnown, lateWritten, lost, beside, 100*together)
 	t.WriteString("\n![Exchanges a second](bench-dhcp.svg)\n")
 	names, values = append(names, "echo"), append(values, median(few.rate)/2)
 	return errors.Join(

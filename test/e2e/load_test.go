@@ -38,6 +38,9 @@ func TestLoadsOfEveryKind(t *testing.T) {
 	if v := load("--clients", "200", "--rate", "100", "--first", "1000"); v.Exchanges != 200 || v.PerSecond > 115 {
 		t.Errorf("an open loop: %+v", v)
 	}
+	if v := load("--clients", "200", "--rate", "100", "--first", "1000", "--rest"); v.Exchanges != 200 || v.PerSecond > 115 {
+		t.Errorf("an open loop that rests: %+v", v)
+	}
 	leases, err := w.Leases()
 	w.must(err)
 	prefixes := 0
