@@ -77,6 +77,8 @@ Do not point it at a server that others need.`,
 				return cli.Usagef("--kind %q: want one of %v", kind, netlab.Kinds)
 			case clients < 1 || clients > 1<<23 || open < 1 || rate < 0:
 				return cli.Usagef("want 1 to %d clients, an exchange open or more, and no rate below 0", 1<<23)
+			case rests && rate == 0:
+				return cli.Usagef("--rest is for an open loop; say --rate as well")
 			}
 			conn, err := net.ListenUDP("udp6", net.UDPAddrFromAddrPort(from))
 			if err != nil {
