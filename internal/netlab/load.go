@@ -182,7 +182,8 @@ type client struct {
 // ErrStopped ends a load that was asked to stop.
 var ErrStopped = errors.New("the load was stopped")
 
-// rest is how long an open loop rests; see [Load.Rests].
+// rest is how long an open loop rests, to which the kernel adds up to 50 µs (prctl(2)'s timer slack); see
+// [Load.Rests].
 const rest = 200 * time.Microsecond
 
 // resting is r.Poll that rests and looks again where nothing is to be read.

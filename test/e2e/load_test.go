@@ -55,4 +55,7 @@ func TestLoadsOfEveryKind(t *testing.T) {
 	if _, err := relay.Output(filepath.Join(bin, "dhcpload"), "--server", "x", "--link", "y"); err == nil || !strings.Contains(err.Error(), "want an address and a port") {
 		t.Errorf("a wrong server: %v", err)
 	}
+	if _, err := relay.Output(filepath.Join(bin, "dhcpload"), "--server", "[::1]:547", "--link", "::1", "--rest"); err == nil || !strings.Contains(err.Error(), "say --rate") {
+		t.Errorf("a closed loop that rests: %v", err)
+	}
 }
