@@ -40,19 +40,28 @@ type Options struct {
 
 	// Failed is called once, when the log can no longer keep what it promises.
 	Failed func(error)
+
+	syncer syncer // nil for the disk's
+}
+
+// syncer is [datasync.Syncer].
+type syncer interface {
+	Start(fd uintptr)
+	Ended() (bool, error)
+	Wait() error
+	Close() error
 }
 
 // Log is a log that is written. It is safe for concurrent use.
 type Log struct {
 	dir     string
 	o       Options
-	syncer  *datasync.Syncer
+	syncer  syncer
 	watched chan struct{} // closed when nothing waits for the syncer any more
 
 	mu      sync.Mutex
 	ended   *sync.Cond // a sync has, or a wait for space, or the log has failed
 	file    *os.File
-	before  *os.File // of the sync that is under way, if that is another
 	salt    uint32   // the CRC of the file's
 	files   []uint64 // by the numbers of their first frames; file is the last
 	spare   bool
@@ -63,6 +72,7 @@ type Log struct {
 	begun   uint64 // up to which frame the sync that is under way goes
 	syncing bool
 	stuck   bool // somebody writes, without the lock: the disk is full
+	cutting bool // somebody cuts, and until then no sync begins
 	err     error
 	last    *Barrier
 
@@ -96,8 +106,12 @@ func New(dir string, o Options) (*Log, error) {
 	if err := l.create(1); err != nil {
 		return nil, fmt.Errorf("write-ahead log: %w", err)
 	}
-	if l.syncer = datasync.New(); !l.syncer.Asynchronous() {
-		o.Log.Debug("the log is synced by the system call, which costs more")
+	if l.syncer = o.syncer; l.syncer == nil {
+		s := datasync.New()
+		if !s.Asynchronous() {
+			o.Log.Debug("the log is synced by the system call, which costs more")
+		}
+		l.syncer = s
 	}
 	go l.watch()
 	return l, nil
@@ -136,10 +150,7 @@ func (l *Log) create(first uint64) (err error) {
 	if err = errors.Join(err, f.Sync(), datasync.Dir(l.dir)); err != nil {
 		return errors.Join(err, f.Close())
 	}
-	switch {
-	case l.syncing && l.before == nil:
-		l.before = l.file
-	case l.file != nil:
+	if l.file != nil {
 		err = l.file.Close()
 	}
 	l.file, l.salt, l.offset, l.files = f, sum, int64(len(head)), append(l.files, first)
@@ -221,7 +232,7 @@ func (l *Log) begin() {
 	if len(l.pending) > headLen {
 		l.write()
 	}
-	if l.err != nil {
+	if l.err != nil || l.cutting { // who cuts may have come while the disk was full
 		return
 	}
 	l.begun, l.syncing = l.number, true
@@ -244,14 +255,7 @@ func (l *Log) look() {
 		l.fail(err)
 		return
 	}
-	if l.before != nil {
-		err := l.before.Close()
-		if l.before = nil; err != nil {
-			l.fail(err)
-			return
-		}
-	}
-	l.synced.Store(max(l.begun, l.synced.Load())) // a cut may have been ahead of it
+	l.synced.Store(l.begun)
 	l.ended.Broadcast()
 }
 
@@ -288,7 +292,7 @@ func (b *Barrier) Wait() error {
 	defer l.mu.Unlock()
 	l.look()
 	for !b.Settled() && l.err == nil {
-		if l.syncing || l.stuck {
+		if l.syncing || l.stuck || l.cutting {
 			l.ended.Wait()
 		} else {
 			l.begin()
@@ -308,8 +312,21 @@ func (b *Barrier) Settled() bool { return b.log.synced.Load() >= b.number }
 func (l *Log) Cut() (files int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.stuck {
+	for l.cutting {
 		l.ended.Wait()
+	}
+	// Others would begin one sync after another if they could meanwhile. One that is under way has to
+	// have ended: the kernel tells only one of two of what it could not write.
+	l.cutting = true
+	defer func() {
+		l.cutting = false
+		l.ended.Broadcast()
+	}()
+	for (l.stuck || l.syncing) && l.err == nil {
+		l.ended.Wait()
+	}
+	if l.err != nil {
+		return 0, l.err
 	}
 	if l.offset == int64(startLen) && len(l.pending) == headLen {
 		return len(l.files) - 1, l.err
@@ -321,7 +338,6 @@ func (l *Log) Cut() (files int, err error) {
 	if l.err != nil {
 		return 0, l.err
 	}
-	// Others would begin one sync after another if they could meanwhile.
 	if err := unix.Fdatasync(int(l.file.Fd())); err != nil {
 		l.fail(err)
 		return 0, l.err

@@ -422,6 +422,155 @@ func TestBarriers(t *testing.T) {
 	}
 }
 
+// heldSyncer ends syncs when it is told to.
+type heldSyncer struct {
+	wake chan struct{}
+
+	mu    sync.Mutex
+	begun int
+	ended bool
+	err   error
+}
+
+func (s *heldSyncer) Start(uintptr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun++
+}
+
+func (s *heldSyncer) Ended() (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ended, err := s.ended, s.err
+	s.ended, s.err = false, nil
+	return ended, err
+}
+
+func (s *heldSyncer) Wait() error {
+	if _, ok := <-s.wake; !ok {
+		return os.ErrClosed
+	}
+	return nil
+}
+
+func (s *heldSyncer) Close() error {
+	close(s.wake)
+	return nil
+}
+
+// end ends the sync that is under way.
+func (s *heldSyncer) end(err error) {
+	s.mu.Lock()
+	s.ended, s.err = true, err
+	s.mu.Unlock()
+	s.wake <- struct{}{}
+}
+
+// want checks how many syncs were begun.
+func (s *heldSyncer) want(t testing.TB, begun int) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.begun != begun {
+		t.Errorf("%d syncs were begun, want %d", s.begun, begun)
+	}
+}
+
+// after runs f beside the test and returns what tells that it has returned.
+func after(f func()) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	return done
+}
+
+func notYet(t testing.TB, done <-chan struct{}, what string) {
+	t.Helper()
+	select {
+	case <-done:
+		t.Errorf("%s did not wait", what)
+	case <-time.After(50 * time.Millisecond):
+	}
+}
+
+func soon(t testing.TB, done <-chan struct{}, what string) {
+	t.Helper()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatalf("%s waits for ever", what)
+	}
+}
+
+// A cut waits for the sync that is under way and lets none begin meanwhile: of two syncs at once the
+// kernel tells but one of what it could not write.
+func TestACutWaitsForASync(t *testing.T) {
+	s := &heldSyncer{wake: make(chan struct{})}
+	l, dir := opened(t, Options{syncer: s})
+	wait := func(b *Barrier) func() {
+		return func() {
+			if err := b.Wait(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	l.Append(record(0))
+	first := after(wait(l.Barrier()))
+	notYet(t, first, "who waits for a sync")
+	cutting := after(func() { cut(t, l) })
+	notYet(t, cutting, "the cut")
+	l.Append(record(1))
+	second := after(wait(l.Barrier()))
+	notYet(t, second, "who waits beside a cut")
+	s.want(t, 1)
+	s.end(nil)
+	soon(t, first, "who waits for the sync")
+	soon(t, cutting, "the cut")
+	soon(t, second, "who waits for what the cut is of")
+	s.want(t, 1)
+	l.Append(record(2))
+	third := after(wait(l.Barrier()))
+	notYet(t, third, "who waits after the cut")
+	s.want(t, 2)
+	s.end(nil)
+	soon(t, third, "who waits after the cut")
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	has(t, dir, 0, 3)
+}
+
+// What the sync under way has failed to write fails the cut that waits for it.
+func TestACutAfterASyncThatFails(t *testing.T) {
+	s := &heldSyncer{wake: make(chan struct{})}
+	l, _ := opened(t, Options{syncer: s})
+	l.Append(record(0))
+	b := l.Barrier()
+	waiting := after(func() {
+		if err := b.Wait(); !errors.Is(err, unix.EIO) {
+			t.Errorf("Wait: %v", err)
+		}
+	})
+	notYet(t, waiting, "who waits for a sync")
+	cutting := after(func() {
+		if _, err := l.Cut(); !errors.Is(err, unix.EIO) {
+			t.Errorf("Cut: %v", err)
+		}
+	})
+	notYet(t, cutting, "the cut")
+	s.end(unix.EIO)
+	soon(t, waiting, "who waits for the sync")
+	soon(t, cutting, "the cut")
+	if b.Settled() {
+		t.Error("what was not written is settled")
+	}
+	if err := l.Close(); !errors.Is(err, unix.EIO) {
+		t.Errorf("Close: %v", err)
+	}
+}
+
 // Many append and wait, cuts come between, and each finds what it has waited for in the files.
 func TestConcurrently(t *testing.T) {
 	l, dir := opened(t, Options{})
