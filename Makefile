@@ -48,7 +48,7 @@ unit:
 # Four at a time: with more, programs that are built to find races wait longer for two
 # processors than their peers wait for them.
 e2e: deps
-	$(GO) test -count=1 -timeout 30m -tags e2e -parallel 4 ./test/... ./lease/pebblestore ./lease/sqlstore ./sava/xdp
+	$(GO) test -count=1 -timeout 30m -tags e2e -parallel 4 ./test/... ./lease/pebblestore ./lease/sqlstore ./ledgeranchor/embedded ./mail/journal ./sava/xdp
 
 # Fabric's own programs, at the versions that deploy/fabric/tools and its ca name.
 fabric-tools: bin/fabric/peer

@@ -40,6 +40,7 @@ var helpers = map[string][]string{
 	"internal/logging":      nil,
 	"internal/netlab":       {"dhcpv6/udpbatch"},
 	"internal/pglab":        {"internal/labport"},
+	"internal/powercut":     nil,
 	"internal/secretfile":   nil,
 	"internal/tomlfile":     nil,
 
@@ -105,7 +106,7 @@ func forbidden(from, to string, test bool) string {
 		return top(from) + " has no layer in this test; give it one"
 	}
 	if top(to) == "internal" {
-		lab := to == "internal/netlab" || to == "internal/fabnet" || to == "internal/pglab"
+		lab := to == "internal/netlab" || to == "internal/fabnet" || to == "internal/pglab" || to == "internal/powercut"
 		if top(from) == "cmd" && !lab || test && lab {
 			return ""
 		}

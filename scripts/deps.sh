@@ -5,7 +5,7 @@
 # the tests start their own, in network namespaces.
 # With "bench" it installs the servers, too, that benchmarks compare with.
 set -eu
-packages="gcc libc6-dev iproute2 procps util-linux isc-dhcp-client isc-dhcp-relay dhcpcd-base dibbler-client wide-dhcpv6-client systemd dnsmasq-base nftables softhsm2 bind9 bind9-dnsutils ldnsutils unbound postfix swaks libio-socket-inet6-perl opendkim opendkim-tools miltertest freeradius radsecproxy openssl curl m4 libwrap0 postgresql"
+packages="gcc libc6-dev iproute2 procps util-linux mount e2fsprogs isc-dhcp-client isc-dhcp-relay dhcpcd-base dibbler-client wide-dhcpv6-client systemd dnsmasq-base nftables softhsm2 bind9 bind9-dnsutils ldnsutils unbound postfix swaks libio-socket-inet6-perl opendkim opendkim-tools miltertest freeradius radsecproxy openssl curl m4 libwrap0 postgresql"
 [ "${1-}" != bench ] || packages="$packages kea-dhcp6-server isc-dhcp-server"
 
 missing=""

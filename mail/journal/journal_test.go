@@ -365,32 +365,25 @@ func writer(dir string) error {
 	return <-failed
 }
 
-// kill -9 at any moment: every entry that was acknowledged is there, under its number.
-func TestAKilledWriterLosesNothingAcknowledged(t *testing.T) {
-	dir := t.TempDir()
-	acked := make(map[uint64]string)
-	for round := range 12 {
-		c := exec.Command(os.Args[0])
-		c.Env = append(os.Environ(), writerDir+"="+dir)
-		out, err := c.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Start(); err != nil {
-			t.Fatal(err)
-		}
-		time.AfterFunc(time.Duration(40+37*round)*time.Millisecond, func() { c.Process.Signal(syscall.SIGKILL) })
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			number, text, ok := strings.Cut(lines.Text(), " ")
-			n, err := strconv.ParseUint(number, 10, 64)
-			if err != nil || !ok || strings.Count(text, " ") != 2 {
-				break // cut by the kill
-			}
-			acked[n] = text
-		}
-		c.Wait()
+// told reads a line of the writer's.
+func told(line string) (n uint64, text string, ok bool) {
+	number, text, ok := strings.Cut(line, " ")
+	n, err := strconv.ParseUint(number, 10, 64)
+	return n, text, ok && err == nil && strings.Count(text, " ") == 2
+}
+
+// holds checks that a journal has all that was acknowledged, each under its number.
+func holds(t *testing.T, dir string, acked map[uint64]string) {
+	t.Helper()
+	j, err := Open(dir, 1<<40)
+	if err != nil {
+		t.Fatal(err)
 	}
-	j := open(t, dir, 1<<40)
+	defer func() {
+		if err := j.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	got := make(map[uint64]string)
 	for {
 		_, _, left := j.Size()
@@ -413,6 +406,33 @@ func TestAKilledWriterLosesNothingAcknowledged(t *testing.T) {
 			t.Fatalf("entry %d was acknowledged as %q and is %q", n, text, got[n])
 		}
 	}
+}
+
+// kill -9 at any moment: every entry that was acknowledged is there, under its number.
+func TestAKilledWriterLosesNothingAcknowledged(t *testing.T) {
+	dir := t.TempDir()
+	acked := make(map[uint64]string)
+	for round := range 12 {
+		c := exec.Command(os.Args[0])
+		c.Env = append(os.Environ(), writerDir+"="+dir)
+		out, err := c.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(time.Duration(40+37*round)*time.Millisecond, func() { c.Process.Signal(syscall.SIGKILL) })
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			n, text, ok := told(lines.Text())
+			if !ok {
+				break // cut by the kill
+			}
+			acked[n] = text
+		}
+		c.Wait()
+	}
+	holds(t, dir, acked)
 	if len(acked) < 100 {
 		t.Errorf("only %d entries were acknowledged; the test shows nothing", len(acked))
 	}

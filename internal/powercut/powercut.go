@@ -1,0 +1,246 @@
+// Package powercut takes the power from a program that writes, for tests: again and again it shows
+// what the disk has at a moment in the midst of writing.
+//
+// The disk is a file in a tmpfs with an ext4 in it, which the kernel mounts by a loop device. What a program has
+// written and not synced is in the kernel's memory and not in that file, so that a copy of it is what
+// would be left if the power went. While a copy is made and looked at the program is stopped; then it
+// goes on, as if nothing had been.
+//
+// A real disk may also have written later things and not earlier ones; here the file has them in the
+// order in which the kernel gave them to it.
+package powercut
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Writer is a program that writes for ever, and prints a line when something is durable.
+type Writer struct {
+	// Prepare makes in a directory what the writer finds there; it may be nil.
+	Prepare func(t *testing.T, dir string)
+
+	// Start returns the command that writes in a directory.
+	Start func(dir string) *exec.Cmd
+
+	// Check looks at what a cut has left of the directory, where all has to be that the writer has told
+	// of by these lines. It may write there, and has to close what it opens.
+	Check func(t *testing.T, dir string, lines []string)
+}
+
+// inMounts says that the test is in a mount namespace of its own, with which its file systems go.
+const inMounts = "GID_POWERCUT_MOUNTS"
+
+// Run cuts the power so many times. The test runs anew, in a mount namespace of its own, and so has to
+// call Run first. It needs root.
+func Run(t *testing.T, cuts int, w Writer) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Fatal("this test mounts file systems and must run as root")
+	}
+	if os.Getenv(inMounts) == "" {
+		inner := exec.Command("unshare", "--mount", "--propagation", "private", "--kill-child", "--fork",
+			os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "5m")
+		inner.Env = append(os.Environ(), inMounts+"=1")
+		out, err := inner.CombinedOutput()
+		if t.Logf("%s", out); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	d := newDisk(t)
+	const name = "state"
+	if w.Prepare != nil {
+		w.Prepare(t, filepath.Join(d.at, name))
+	}
+	p := start(t, w.Start(filepath.Join(d.at, name)))
+	p.wait(t)
+	for cut := range cuts {
+		time.Sleep(time.Duration(20+rand.IntN(100)) * time.Millisecond)
+		told := p.told()
+		p.stopped(t, func() {
+			d.cut(t, func(left string) { w.Check(t, filepath.Join(left, name), told) })
+		})
+		t.Logf("cut %d, after %d lines: all is there", cut, len(told))
+	}
+	if len(p.told()) < 2*cuts {
+		t.Errorf("the writer has told of %d things; the test shows nothing", len(p.told()))
+	}
+}
+
+// disk is an ext4 in a file of a tmpfs.
+type disk struct{ image, device, at string }
+
+func newDisk(t *testing.T) *disk {
+	t.Helper()
+	dir := t.TempDir()
+	d := &disk{image: filepath.Join(dir, "image"), at: t.TempDir()}
+	mount(t, "tmpfs", dir, "size=2g,mode=700", "-t", "tmpfs")
+	command(t, "truncate", "--size", "800M", d.image)
+	command(t, "mkfs.ext4", "-q", "-F", "-m", "0", "-J", "size=8", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", d.image)
+	mount(t, d.image, d.at, "loop")
+	d.device = filepath.Base(command(t, "findmnt", "--noheadings", "--output", "SOURCE", d.at))
+	return d
+}
+
+// mount mounts a file system for as long as the test goes on.
+func mount(t *testing.T, what, at, options string, more ...string) {
+	t.Helper()
+	command(t, "mount", append(more, "-o", options, what, at)...)
+	t.Cleanup(func() { command(t, "umount", at) })
+}
+
+// cut calls f with a directory that has what is left when the power goes now. Nothing may write meanwhile but
+// the kernel.
+func (d *disk) cut(t *testing.T, f func(dir string)) {
+	t.Helper()
+	copied, left := d.image+".cut", t.TempDir()
+	for try := 0; ; try++ {
+		// The kernel goes on with what it was asked for, and has its own times for some of it.
+		before := d.still(t)
+		command(t, "cp", "--sparse=always", d.image, copied)
+		if d.writes(t) == before {
+			break
+		}
+		if try == 50 {
+			t.Fatal("the disk is written to all the time by what is stopped")
+		}
+	}
+	defer os.Remove(copied)
+	command(t, "mount", "-o", "loop", copied, left) // which replays the file system's own log
+	defer command(t, "umount", left)
+	f(left)
+}
+
+// writes are the disk's counter of writes and how many requests it has under way.
+func (d *disk) writes(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("/sys/block", d.device, "stat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := strings.Fields(string(b))
+	if len(f) < 9 {
+		t.Fatalf("%s: %q", d.device, b)
+	}
+	return fmt.Sprintf("%s written, %s under way", f[4], f[8])
+}
+
+// still returns the disk's counters when it has done what it was asked for.
+func (d *disk) still(t *testing.T) string {
+	t.Helper()
+	before := d.writes(t)
+	for same := 0; same < 4; same++ {
+		time.Sleep(3 * time.Millisecond)
+		if now := d.writes(t); now != before || !strings.HasSuffix(now, " 0 under way") {
+			before, same = now, 0
+		}
+	}
+	return before
+}
+
+// process is a writer that runs.
+type process struct {
+	cmd *exec.Cmd
+
+	mu    sync.Mutex
+	lines []string
+}
+
+func start(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{cmd: cmd}
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	go func() {
+		all := bufio.NewScanner(out)
+		for all.Scan() {
+			p.mu.Lock()
+			p.lines = append(p.lines, all.Text())
+			p.mu.Unlock()
+		}
+		read <- all.Err()
+	}()
+	t.Cleanup(func() {
+		if err := cmd.Process.Kill(); err != nil {
+			t.Errorf("the writer ended by itself: %v", err)
+		}
+		if err := <-read; err != nil {
+			t.Error(err)
+		}
+		_ = cmd.Wait() // it was killed
+	})
+	return p
+}
+
+// told are the lines that the writer has printed so far.
+func (p *process) told() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.lines)
+}
+
+// wait returns when the writer has told of something.
+func (p *process) wait(t *testing.T) {
+	t.Helper()
+	for began := time.Now(); len(p.told()) == 0; time.Sleep(time.Millisecond) {
+		if time.Since(began) > time.Minute {
+			t.Fatal("the writer tells of nothing")
+		}
+	}
+}
+
+// stopped calls f while none of the writer's threads runs, nor is in a system call.
+func (p *process) stopped(t *testing.T, f func()) {
+	t.Helper()
+	pid := p.cmd.Process.Pid
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Kill(pid, unix.SIGCONT); err != nil {
+			t.Error(err)
+		}
+	}()
+	for {
+		var state unix.WaitStatus
+		_, err := unix.Wait4(pid, &state, unix.WUNTRACED, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || !state.Stopped() {
+			t.Fatalf("the writer did not stop: %v, status %#x", err, state)
+		}
+		break
+	}
+	f()
+}
+
+// command returns what a program writes.
+func command(t *testing.T, program string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(program, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
