@@ -43,36 +43,43 @@ type Writer struct {
 // inMounts says that the test is in a mount namespace of its own, with which its file systems go.
 const inMounts = "GID_POWERCUT_MOUNTS"
 
-// Run cuts the power so many times. The test runs anew, in a mount namespace of its own, and so has to
-// call Run first. It needs root.
-func Run(t *testing.T, cuts int, w Writer) {
+// Alone reports whether the test has a mount namespace to itself. If not it has the test run anew where it
+// has, and the test is to return. It needs root.
+func Alone(t *testing.T) bool {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("this test mounts file systems and must run as root")
 	}
-	if os.Getenv(inMounts) == "" {
-		inner := exec.Command("unshare", "--mount", "--propagation", "private", "--kill-child", "--fork",
-			os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "5m")
-		inner.Env = append(os.Environ(), inMounts+"=1")
-		out, err := inner.CombinedOutput()
-		if t.Logf("%s", out); err != nil {
-			t.Fatal(err)
-		}
+	if os.Getenv(inMounts) != "" {
+		return true
+	}
+	inner := exec.Command("unshare", "--mount", "--propagation", "private", "--kill-child", "--fork",
+		os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "5m")
+	inner.Env = append(os.Environ(), inMounts+"=1")
+	out, err := inner.CombinedOutput()
+	if t.Logf("%s", out); err != nil {
+		t.Fatal(err)
+	}
+	return false
+}
+
+// Run cuts the power of a writer so many times. The test runs anew, and so has to call Run first.
+func Run(t *testing.T, cuts int, w Writer) {
+	t.Helper()
+	if !Alone(t) {
 		return
 	}
-	d := newDisk(t)
+	d := NewDisk(t)
 	const name = "state"
 	if w.Prepare != nil {
-		w.Prepare(t, filepath.Join(d.at, name))
+		w.Prepare(t, filepath.Join(d.Dir, name))
 	}
-	p := start(t, w.Start(filepath.Join(d.at, name)))
+	p := start(t, w.Start(filepath.Join(d.Dir, name)))
 	p.wait(t)
 	for cut := range cuts {
 		time.Sleep(time.Duration(20+rand.IntN(100)) * time.Millisecond)
 		told := p.told()
-		p.stopped(t, func() {
-			d.cut(t, func(left string) { w.Check(t, filepath.Join(left, name), told) })
-		})
+		d.Cut(t, p.cmd.Process.Pid, func(left string) { w.Check(t, filepath.Join(left, name), told) })
 		t.Logf("cut %d, after %d lines: all is there", cut, len(told))
 	}
 	if len(p.told()) < 2*cuts {
@@ -80,18 +87,22 @@ func Run(t *testing.T, cuts int, w Writer) {
 	}
 }
 
-// disk is an ext4 in a file of a tmpfs.
-type disk struct{ image, device, at string }
+// Disk is an ext4 in a file of a tmpfs.
+type Disk struct {
+	Dir           string // where it is mounted
+	image, device string
+}
 
-func newDisk(t *testing.T) *disk {
+// NewDisk makes a disk, which goes with the test's mount namespace; see [Alone].
+func NewDisk(t *testing.T) *Disk {
 	t.Helper()
 	dir := t.TempDir()
-	d := &disk{image: filepath.Join(dir, "image"), at: t.TempDir()}
+	d := &Disk{image: filepath.Join(dir, "image"), Dir: t.TempDir()}
 	mount(t, "tmpfs", dir, "size=2g,mode=700", "-t", "tmpfs")
 	command(t, "truncate", "--size", "800M", d.image)
 	command(t, "mkfs.ext4", "-q", "-F", "-m", "0", "-J", "size=8", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", d.image)
-	mount(t, d.image, d.at, "loop")
-	d.device = filepath.Base(command(t, "findmnt", "--noheadings", "--output", "SOURCE", d.at))
+	mount(t, d.image, d.Dir, "loop")
+	d.device = filepath.Base(command(t, "findmnt", "--noheadings", "--output", "SOURCE", d.Dir))
 	return d
 }
 
@@ -102,10 +113,11 @@ func mount(t *testing.T, what, at, options string, more ...string) {
 	t.Cleanup(func() { command(t, "umount", at) })
 }
 
-// cut calls f with a directory that has what is left when the power goes now. Nothing may write meanwhile but
-// the kernel.
-func (d *disk) cut(t *testing.T, f func(dir string)) {
+// Cut stops a child, the only one that writes to the disk, and calls f with a directory that has what is left of
+// the disk if the power goes now. Then the child goes on.
+func (d *Disk) Cut(t *testing.T, pid int, f func(dir string)) {
 	t.Helper()
+	defer stop(t, pid)()
 	copied, left := d.image+".cut", t.TempDir()
 	for try := 0; ; try++ {
 		// The kernel goes on with what it was asked for, and has its own times for some of it.
@@ -125,7 +137,7 @@ func (d *disk) cut(t *testing.T, f func(dir string)) {
 }
 
 // writes are the disk's counter of writes and how many requests it has under way.
-func (d *disk) writes(t *testing.T) string {
+func (d *Disk) writes(t *testing.T) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("/sys/block", d.device, "stat"))
 	if err != nil {
@@ -139,7 +151,7 @@ func (d *disk) writes(t *testing.T) string {
 }
 
 // still returns the disk's counters when it has done what it was asked for.
-func (d *disk) still(t *testing.T) string {
+func (d *Disk) still(t *testing.T) string {
 	t.Helper()
 	before := d.writes(t)
 	for same := 0; same < 4; same++ {
@@ -209,18 +221,13 @@ func (p *process) wait(t *testing.T) {
 	}
 }
 
-// stopped calls f while none of the writer's threads runs, nor is in a system call.
-func (p *process) stopped(t *testing.T, f func()) {
+// stop stops a child, and returns when none of its threads runs any more, nor is in a system call. What it
+// returns has it go on.
+func stop(t *testing.T, pid int) (goOn func()) {
 	t.Helper()
-	pid := p.cmd.Process.Pid
 	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		if err := unix.Kill(pid, unix.SIGCONT); err != nil {
-			t.Error(err)
-		}
-	}()
 	for {
 		var state unix.WaitStatus
 		_, err := unix.Wait4(pid, &state, unix.WUNTRACED, nil)
@@ -232,7 +239,11 @@ func (p *process) stopped(t *testing.T, f func()) {
 		}
 		break
 	}
-	f()
+	return func() {
+		if err := unix.Kill(pid, unix.SIGCONT); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // command returns what a program writes.
