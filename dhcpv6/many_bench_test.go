@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -358,24 +357,13 @@ func (m *manyLab) batch(msgs [][]byte, out []byte, f *lease.Foreseen) {
 // returns how many it answers a second.
 func (m *manyLab) serve(msgs [][]byte, open int) float64 {
 	m.now = m.now.Add(time.Second)
-	listen := func() *net.UDPConn {
-		conns, err := udpbatch.Listen(0, 1)
-		if err != nil {
-			m.b.Fatal(err)
-		}
-		return conns[0]
-	}
-	conn, udp := listen(), listen()
-	defer conn.Close()
-	to := &net.UDPAddr{IP: net.IPv6loopback, Port: udp.LocalAddr().(*net.UDPAddr).Port}
-	batched, err := udpbatch.New(udp)
+	conns, err := udpbatch.Listen(0, 1) // for its buffers
 	if err != nil {
 		m.b.Fatal(err)
 	}
-	s := &Server{
-		handler: m.h, barrier: func() lease.Barrier { return m.store.Barrier() }, feed: NewFeed(), now: func() time.Time { return m.now }, stats: m.h.stats, log: m.h.log, park: make(chan *parked, maxParked),
-		sockets: []*socket{{udp: udp, conn: batched, write: batched.NewWriter()}},
-	}
+	conn := conns[0]
+	defer conn.Close()
+	s, to := onLoopback(m.b, m.h, func() lease.Barrier { return m.store.Barrier() }, func() time.Time { return m.now })
 	s.Prefetch(m.near.Prefetch)
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
