@@ -167,7 +167,7 @@ func crashWriter(dir string) {
 			os.Exit(1)
 		}
 	}
-	s, err := Open(dir, Options{Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+	s, err := Open(dir, Options{Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))})
 	fail(err)
 	type ack struct {
 		upTo uint64

@@ -356,6 +356,19 @@ func TestAProcessFindsWhatAnotherAppended(t *testing.T) {
 	}
 }
 
+// introduce has a ledger know a cast's relay.
+func introduce(t *testing.T, dir string, c *ledgertest.Cast) {
+	t.Helper()
+	l, err := Open(t.Context(), dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ledgertest.Introduce(t, l, c.Relay)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // holds checks that a ledger has the hops from 0 to before acked, and everything once, and that it is whole. It
 // returns how many records there are.
 func holds(t *testing.T, dir string, acked int) uint64 {
@@ -406,14 +419,7 @@ func holds(t *testing.T, dir string, acked int) uint64 {
 func TestKilledWritersLoseNothing(t *testing.T) {
 	c := ledgertest.NewCast(t)
 	dir := create(t, c.Root)
-	l, err := Open(t.Context(), dir, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ledgertest.Introduce(t, l, c.Relay)
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	introduce(t, dir, c)
 	author := filepath.Join(t.TempDir(), "author.pem")
 	ledgertest.WriteAuthor(t, author, c.Relay)
 	const rounds = 4

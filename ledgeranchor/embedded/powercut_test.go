@@ -27,14 +27,7 @@ func TestPowerCutsLoseNothing(t *testing.T) {
 			if err := Create(dir, origin, []*x509.Certificate{c.Root}); err != nil {
 				t.Fatal(err)
 			}
-			l, err := Open(t.Context(), dir, Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			ledgertest.Introduce(t, l, c.Relay)
-			if err := l.Close(); err != nil {
-				t.Fatal(err)
-			}
+			introduce(t, dir, c)
 			ledgertest.WriteAuthor(t, author, c.Relay)
 		},
 		Start: func(dir string) *exec.Cmd {
