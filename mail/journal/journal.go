@@ -184,7 +184,19 @@ func (j *Journal) load() error {
 		return err
 	}
 	// Of the last segment only what is whole counts.
-	return errors.Join(j.file.Truncate(s.size), j.file.Sync(), seek(j.file, s.size))
+	return errors.Join(j.file.Truncate(s.size), again(j.file, s.size), j.file.Sync(), seek(j.file, s.size))
+}
+
+// again writes once more what a file has up to a size. What the kernel could not write, for which the journal has
+// failed before it was opened anew, it may hold for written, so that no sync is of it; and a power cut
+// would leave a hole before entries that were acknowledged since.
+func again(f *os.File, size int64) error {
+	b := make([]byte, size)
+	_, err := f.ReadAt(b, 0)
+	if err == nil {
+		_, err = f.WriteAt(b, 0)
+	}
+	return err
 }
 
 // scan counts a segment's entries and where they end. In the last one the end may be

@@ -200,6 +200,44 @@ func TestATornEndIsCutOff(t *testing.T) {
 	}
 }
 
+// What the kernel holds for written need not be on the disk when a sync has failed before.
+func TestOpenWritesTheEndAgain(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, dir, 1<<20)
+	fill(t, j, 0, 100)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(filepath.Join(dir, "0000000000000000.seg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := written(t)
+	j = open(t, dir, 1<<20)
+	if n := written(t) - before; n < info.Size() {
+		t.Errorf("%d bytes were written, of a segment that has %d", n, info.Size())
+	}
+	all(t, j, 0, 100)
+}
+
+// written is how many bytes this process has given to the kernel to write.
+func written(t testing.TB) (n int64) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/io")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if text, ok := strings.CutPrefix(line, "wchar:"); ok {
+			n, err = strconv.ParseInt(strings.TrimSpace(text), 10, 64)
+		}
+	}
+	if err != nil || n == 0 {
+		t.Fatalf("/proc/self/io: %v\n%s", err, b)
+	}
+	return n
+}
+
 // A damaged entry after which another was synced is no torn end.
 func TestADamagedEntryIsTold(t *testing.T) {
 	dir := t.TempDir()
