@@ -110,7 +110,13 @@ func NewDisk(t *testing.T) *Disk {
 func mount(t *testing.T, what, at, options string, more ...string) {
 	t.Helper()
 	command(t, "mount", append(more, "-o", options, what, at)...)
-	t.Cleanup(func() { command(t, "umount", at) })
+	t.Cleanup(func() { unmount(t, at) })
+}
+
+// unmount unmounts a file system, of which a test that has failed may have left files open.
+func unmount(t *testing.T, at string) {
+	t.Helper()
+	command(t, "umount", "--lazy", at)
 }
 
 // Cut stops a child, the only one that writes to the disk, and calls f with a directory that has what is left of
@@ -132,7 +138,7 @@ func (d *Disk) Cut(t *testing.T, pid int, f func(dir string)) {
 	}
 	defer os.Remove(copied)
 	command(t, "mount", "-o", "loop", copied, left) // which replays the file system's own log
-	defer command(t, "umount", left)
+	defer unmount(t, left)
 	f(left)
 }
 
