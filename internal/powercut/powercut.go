@@ -6,7 +6,8 @@
 // would be left if the power went. While a copy is made and looked at the program is stopped; then it
 // goes on, as if nothing had been.
 //
-// A real disk may also have written later things and not earlier ones; here the file has them in the
+// A sync that is under way when the program is stopped ends before the copy is made, so that a program which tells
+// of something a moment too early is not found out. A real disk may also have written later things and not earlier ones; here the file has them in the
 // order in which the kernel gave them to it.
 package powercut
 

@@ -60,7 +60,7 @@ type Log struct {
 	watched chan struct{} // closed when nothing waits for the syncer any more
 
 	mu      sync.Mutex
-	ended   *sync.Cond // a sync has, or a wait for space, or the log has failed
+	ended   *sync.Cond // a sync has, or a wait for space, or a cut, or the log has failed
 	file    *os.File
 	salt    uint32   // the CRC of the file's
 	files   []uint64 // by the numbers of their first frames; file is the last
@@ -329,7 +329,7 @@ func (l *Log) Cut() (files int, err error) {
 		return 0, l.err
 	}
 	if l.offset == int64(startLen) && len(l.pending) == headLen {
-		return len(l.files) - 1, l.err
+		return len(l.files) - 1, nil
 	}
 	for len(l.pending) > headLen && l.err == nil { // others may append while the disk is full
 		l.write()

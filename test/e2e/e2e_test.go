@@ -21,8 +21,7 @@ import (
 	"brightgid/internal/netlab"
 )
 
-// bin is where the programs are built to.
-// bin is where the programs are, which are built once.
+// bin is where the programs are built to, once: a test that runs anew finds it by binEnv.
 var bin string
 
 const binEnv = "GID_E2E_BIN"
@@ -33,7 +32,7 @@ func TestMain(m *testing.M) {
 
 func runMain(m *testing.M) int {
 	missing := []string{}
-	for _, p := range []string{"ip", "unshare", "dhclient", "dhcpcd", "dibbler-client", "dhcp6c", "/lib/systemd/systemd-networkd", "named", "dhcrelay", "dnsmasq", "softhsm2-util", "dig", "drill", "unbound", "postfix", "swaks", "opendkim", "opendkim-genkey", "miltertest", "freeradius", "radsecproxy", "openssl", "curl"} {
+	for _, p := range []string{"ip", "unshare", "dhclient", "dhcpcd", "dibbler-client", "dhcp6c", "/lib/systemd/systemd-networkd", "named", "dhcrelay", "dnsmasq", "softhsm2-util", "dig", "drill", "unbound", "postfix", "swaks", "opendkim", "opendkim-genkey", "miltertest", "freeradius", "radsecproxy", "openssl", "curl", "mkfs.ext4"} {
 		if _, err := exec.LookPath(p); err != nil {
 			missing = append(missing, p)
 		}

@@ -16,8 +16,9 @@ import (
 	"brightgid/internal/powercut"
 )
 
-// No Reply leaves before its lease is on the disk: whenever the power goes, in the midst of a load of new
-// clients and of known ones whose leases are written each time, the disk has what clients were told of.
+// The power goes in the midst of a load of new clients, and of known ones whose leases are written each time:
+// the disk has what clients were told of. That no Reply leaves while its sync is under way this does not show,
+// since the kernel ends that before the disk is looked at; dhcpv6's tests do.
 func TestPowerCutsLoseNoLease(t *testing.T) {
 	t.Parallel()
 	if !powercut.Alone(t) {
@@ -94,5 +95,5 @@ func TestPowerCutsLoseNoLease(t *testing.T) {
 	w.must(w.Server.Stop())
 }
 
-// maxAnswer is longer than gidserver holds an answer back, beyond which it does not send it.
+// maxAnswer is how long gidserver holds an answer back at most; later it does not send it.
 const maxAnswer = 2 * time.Second
