@@ -182,7 +182,7 @@ func (x *exchange) member(c *Class) bool {
 func (h *Handler) settings(x *exchange) {
 	written := h.written[:0]
 	write := func(o *Option) {
-		if x.msg.requests(dhcp6.OptionCode(o.Code)) && !slices.Contains(written, o.Code) {
+		if !slices.Contains(written, o.Code) && (x.msg.requests(dhcp6.OptionCode(o.Code)) || slices.Contains(h.cfg.Always, o.Code)) {
 			x.reply.option(dhcp6.OptionCode(o.Code), o.Data)
 			written = append(written, o.Code)
 		}

@@ -82,6 +82,7 @@ type Config struct {
 	DNS         []netip.Addr // RFC 3646, sent when asked for
 	Search      []string     // RFC 3646, absolute domain names
 	Options     []Option     // others, of all links
+	Always      []uint16     // codes of those of all the options here that go to who does not ask for them, too
 	Classes     []Class      // the first of a client's goes before the second
 
 	// QuerySecret, if not empty, has the server keep of relays what leasequery asks by: a
@@ -646,7 +647,8 @@ func (h *Handler) grants(x *exchange, a *ia, grants []lease.Grant, withdraw bool
 			x.shortest = g.Preferred
 		}
 		if a.pd {
-			x.reply.iaPrefix(netip.PrefixFrom(g.Addr, int(g.Bits)), g.Preferred, g.Valid)
+			p := netip.PrefixFrom(g.Addr, int(g.Bits))
+			x.reply.iaPrefix(p, x.excluded(p), g.Preferred, g.Valid)
 		} else {
 			x.reply.iaAddr(g.Addr, g.Preferred, g.Valid)
 		}
@@ -659,11 +661,21 @@ func (h *Handler) grants(x *exchange, a *ia, grants []lease.Grant, withdraw bool
 		}
 		for _, p := range a.prefixes {
 			if !slices.ContainsFunc(grants, func(g lease.Grant) bool { return g.Addr == p.Addr() && int(g.Bits) == p.Bits() }) {
-				x.reply.iaPrefix(p, 0, 0)
+				x.reply.iaPrefix(p, netip.Prefix{}, 0, 0)
 			}
 		}
 	}
 	x.reply.close(start)
+}
+
+// excluded returns what the client has to leave out of a prefix, if it says that it knows how to (RFC 6603 §4.1).
+func (x *exchange) excluded(p netip.Prefix) netip.Prefix {
+	for i := range x.req.Pools {
+		if pool := &x.req.Pools[i]; pool.Excluded.IsValid() && pool.Has(p) && x.msg.requests(dhcp6.OptionPDExclude) {
+			return pool.Excluded
+		}
+	}
+	return netip.Prefix{}
 }
 
 // setTimers writes T1 and T2 for the shortest preferred lifetime among leases that do not

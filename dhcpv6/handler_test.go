@@ -388,6 +388,32 @@ func TestPreferenceAndSettings(t *testing.T) {
 	}
 }
 
+// Some options go to who does not ask for them, too, whatever has set them, and once.
+func TestOptionsThatAreAlwaysSent(t *testing.T) {
+	l := newLab(t, func(c *Config) {
+		c.Options = []Option{{Code: 4242, Data: []byte("all")}, {Code: 4243, Data: []byte("asked")}}
+		c.Links[0].Options = []Option{{Code: 4242, Data: []byte("link")}}
+		c.Classes = []Class{{Name: "phones", Option: 16, How: Equals, Value: []byte("phone"), Options: []Option{{Code: 4242, Data: []byte("class")}}}}
+		c.Always = []uint16{4242, uint16(dhcp6.OptionDNSRecursiveNameServer), 9999}
+	})
+	for name, m := range map[string]*dhcp6.Message{
+		"link":  msg(dhcp6.MessageTypeSolicit, 1, iana1(1)),
+		"class": msg(dhcp6.MessageTypeInformationRequest, 1, &dhcp6.OptionGeneric{OptionCode: 16, OptionData: []byte("phone")}),
+	} {
+		rep := l.ask(m)
+		if all := rep.Options.Get(4242); len(all) != 1 || string(all[0].ToBytes()) != name {
+			t.Errorf("%s: always sent is %v", name, all)
+		}
+		if rep.Options.GetOne(4243) != nil || rep.Options.GetOne(9999) != nil || rep.Options.DomainSearchList() != nil || len(rep.Options.DNS()) != 1 {
+			t.Errorf("%s: %s", name, rep.Summary())
+		}
+	}
+	asks := l.ask(msg(dhcp6.MessageTypeSolicit, 1, dhcp6.OptRequestedOption(4242, 4243), iana1(1)))
+	if len(asks.Options.Get(4242)) != 1 || asks.Options.GetOne(4243) == nil {
+		t.Errorf("who asks gets %s", asks.Summary())
+	}
+}
+
 func TestTimersFollowThePreferredLifetime(t *testing.T) {
 	timers := func(l *lab) string {
 		ia := l.ask(msg(dhcp6.MessageTypeSolicit, 1, iana1(1))).Options.OneIANA()

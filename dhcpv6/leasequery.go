@@ -241,7 +241,7 @@ func clientData(w *builder, x *lease.Lease, now time.Time) {
 		preferred, valid = x.PreferredUntil.Sub(now)+time.Second-1, x.ValidUntil.Sub(now)+time.Second-1
 	}
 	if x.Bits != 0 {
-		w.iaPrefix(x.Prefix(), preferred, valid)
+		w.iaPrefix(x.Prefix(), netip.Prefix{}, preferred, valid)
 	} else {
 		w.iaAddr(x.Addr, preferred, valid)
 	}

@@ -93,6 +93,11 @@ type message struct {
 	address     []byte   // data of an IA Address option that is in no IA
 	several     bool     // whether there is more than one of them
 
+	// miscounted allows up to three zeros after the options. dhcpcd 9.4 sends them when something is excluded
+	// from its prefix (RFC 6603): it writes that option without data, and not where it belongs, and counts
+	// the data to the message's length.
+	miscounted bool
+
 	addrs    []netip.Addr // backs the addresses of ias
 	prefixes []netip.Prefix
 }
@@ -109,6 +114,10 @@ func (m *message) parse(b []byte) error {
 	copy(m.xid[:], b[1:4])
 	m.options = b[4:]
 	for b = b[4:]; len(b) > 0; {
+		if m.miscounted && len(b) < 4 && string(b) == "\x00\x00\x00"[:len(b)] {
+			m.options = m.options[:len(m.options)-len(b)]
+			break
+		}
 		code, data, rest, err := nextOption(b)
 		if err != nil {
 			return err
@@ -230,6 +239,9 @@ func (m *message) parseIAPD(data []byte) error {
 			return err
 		}
 		b = rest
+		if code == dhcp6.OptionPDExclude && len(data) == 0 {
+			m.miscounted = true
+		}
 		if code != dhcp6.OptionIAPrefix {
 			continue
 		}
@@ -330,12 +342,30 @@ func (w *builder) iaAddr(addr netip.Addr, preferred, valid time.Duration) {
 	w.close(start)
 }
 
-func (w *builder) iaPrefix(p netip.Prefix, preferred, valid time.Duration) {
+// iaPrefix writes an IA Prefix option, and in it, if it is not the zero Prefix, what is excluded from
+// it: a prefix in "::" of the same length.
+func (w *builder) iaPrefix(p, excluded netip.Prefix, preferred, valid time.Duration) {
 	start := w.open(dhcp6.OptionIAPrefix)
 	raw := p.Addr().As16()
 	w.seconds(preferred)
 	w.seconds(valid)
 	w.b = append(append(w.b, byte(p.Bits())), raw[:]...)
+	if excluded.IsValid() {
+		w.pdExclude(p.Bits(), excluded)
+	}
+	w.close(start)
+}
+
+// pdExclude writes a Prefix Exclude option (RFC 6603 §4.2): the length of what is excluded, and its bits
+// after those of the delegated prefix, from the first of a byte on.
+func (w *builder) pdExclude(delegated int, excluded netip.Prefix) {
+	start := w.open(dhcp6.OptionPDExclude)
+	w.b = append(w.b, byte(excluded.Bits()))
+	raw := excluded.Addr().As16()
+	hi, lo := binary.BigEndian.Uint64(raw[:8]), binary.BigEndian.Uint64(raw[8:])
+	shifted := binary.BigEndian.AppendUint64(nil, hi<<delegated|lo>>(64-delegated))
+	shifted = binary.BigEndian.AppendUint64(shifted, lo<<delegated)
+	w.b = append(w.b, shifted[:(excluded.Bits()-delegated+7)/8]...)
 	w.close(start)
 }
 

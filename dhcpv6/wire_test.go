@@ -74,7 +74,7 @@ func ours(b []byte) (s *said, clean []byte, err error) {
 			w.iaAddr(addr, 0, 0)
 		}
 		for _, p := range a.prefixes {
-			w.iaPrefix(p, 0, 0)
+			w.iaPrefix(p, netip.Prefix{}, 0, 0)
 		}
 		w.close(start)
 	}

@@ -78,6 +78,22 @@ type Pool struct {
 	Policy Policy
 	Name   string // of a pool for those only to whom it is given by name; empty for all
 	Drain  bool   // nothing is delegated from it any more, and what is runs out
+
+	// Excluded is what the router that a prefix is delegated to has to leave to the link before it
+	// (RFC 6603), the same part of each: a prefix in "::/Bits". The zero Prefix is for none.
+	Excluded netip.Prefix
+}
+
+// Check returns an error if a pool cannot be one.
+func (p *Pool) Check() error {
+	if err := p.Pool.Check(); err != nil || p.Excluded == (netip.Prefix{}) {
+		return err
+	}
+	all := netip.PrefixFrom(netip.IPv6Unspecified(), int(p.Bits))
+	if !p.Excluded.IsValid() || p.Excluded.Masked() != p.Excluded || p.Excluded.Bits() <= all.Bits() || !all.Contains(p.Excluded.Addr()) {
+		return fmt.Errorf("pool %s: excluded %s: want a prefix in %s, longer than it and without host bits", p.Prefix, p.Excluded, all)
+	}
+	return nil
 }
 
 // Grant is an address or a prefix for a client, with the lifetimes that it is told.
@@ -615,7 +631,8 @@ func (a *Allocator) free(now time.Time, addr netip.Addr, p *place) (bool, *Lease
 	}
 	var before *Lease
 	if err == nil {
-		before = &l
+		found := l // so that nothing is allocated where there is none, as mostly
+		before = &found
 	}
 	if p.bits == 0 {
 		return true, before, nil

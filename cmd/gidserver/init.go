@@ -232,6 +232,7 @@ duid = {{printf "%q" .DUID}}
 # register-addresses = true  # let clients tell of addresses that they made themselves (RFC 9686)
 # dns = ["2001:db8::53"]
 # search = ["isp.example"]
+# always-send = ["dns-servers"]  # options for clients that do not ask for them, too
 # information-refresh = "1d"
 
 [options]
@@ -264,6 +265,7 @@ name = "access"
 # prefix = "2001:db8:4000::/36"
 # length = 56
 # max-age = "72h"              # preferred, valid, max-age as in [lease] if left out
+# excluded = "0:0:0:ff::/64"   # of each prefix, for the router's uplink (RFC 6603)
 # per-subscriber = 4
 
 [auth]

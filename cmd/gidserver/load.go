@@ -389,6 +389,7 @@ func (s *setup) handlerConfig() dhcpv6.Config {
 		Search: s.DHCPv6.Search, T1: dur(s.DHCPv6.T1), T2: dur(s.DHCPv6.T2), InfoRefresh: dur(s.DHCPv6.InformationRefresh),
 	}
 	c.Options = options(s.Options)
+	c.Always, _ = s.DHCPv6.Always() // the configuration has checked it
 	c.Reserved = s.reserved
 	if s.LeaseQuery.Listen != "" || len(s.LeaseQuery.Queriers) > 0 {
 		c.QuerySecret = s.secret("remote-id")

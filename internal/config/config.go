@@ -75,6 +75,19 @@ type DHCPv6 struct {
 	InformationRefresh Duration `toml:"information-refresh"`
 	Register           bool     `toml:"register-addresses"`
 	Reconfigure        bool     `toml:"reconfigure"`
+	AlwaysSend         []string `toml:"always-send"` // options, by their keys in [Options]
+}
+
+// Always returns the codes of the options that go to clients that do not ask for them, too.
+func (d *DHCPv6) Always() (codes []uint16, err error) {
+	for _, key := range d.AlwaysSend {
+		code, _, err := optionOf(key)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", key, err)
+		}
+		codes = append(codes, code)
+	}
+	return codes, nil
 }
 
 // Lease is how long and how many.
@@ -154,6 +167,9 @@ type Pool struct {
 	Prefix netip.Prefix `toml:"prefix"`
 	Length uint8        `toml:"length"`
 	Drain  bool         `toml:"drain"` // what is delegated runs out
+
+	// Excluded is as in lease.Pool.
+	Excluded netip.Prefix `toml:"excluded"`
 	Times
 }
 
@@ -471,6 +487,9 @@ func (c *Config) check(v *checker) {
 	if t1, t2 := c.DHCPv6.T1, c.DHCPv6.T2; t1 > 0 && t2 > 0 && t1 > t2 {
 		v.fail("dhcpv6.t1", "%s is later than dhcpv6.t2, %s (RFC 9915 §21.4)", time.Duration(t1), time.Duration(t2))
 	}
+	if _, err := c.DHCPv6.Always(); err != nil {
+		v.fail("dhcpv6.always-send", "%w", err)
+	}
 	if _, err := c.Options.Encode(); err != nil {
 		v.fail("options", "%w", err)
 	}
@@ -628,9 +647,12 @@ func (c *Config) checkPools(v *checker) {
 		for j := range l.Pools {
 			table := fmt.Sprintf("link[%d].delegate[%d]", i, j)
 			p := l.Pools[j].Lease(c.Lease)
-			if err := p.Check(); err != nil {
+			if err := p.Pool.Check(); err != nil {
 				v.fail(table+".prefix", "%w", err)
 				continue
+			}
+			if err := p.Check(); err != nil {
+				v.fail(table+".excluded", "%w", err)
 			}
 			v.policy(table, p.Policy, c.Lease.Retention)
 			for _, t := range all {
@@ -645,7 +667,7 @@ func (c *Config) checkPools(v *checker) {
 
 // Lease returns the pool as leases are made from it.
 func (p *Pool) Lease(l Lease) lease.Pool {
-	out := lease.Pool{Pool: idcodec.Pool{Prefix: p.Prefix, Bits: p.Length}, Policy: l.Policy(), Name: p.Name, Drain: p.Drain}
+	out := lease.Pool{Pool: idcodec.Pool{Prefix: p.Prefix, Bits: p.Length}, Policy: l.Policy(), Name: p.Name, Drain: p.Drain, Excluded: p.Excluded}
 	out.Policy.PerSubscriber = delegatedPerSubscriber
 	out.Policy = p.apply(out.Policy)
 	return out

@@ -95,27 +95,36 @@ func (o Options) Encode() ([]Option, error) {
 	return out, nil
 }
 
-func encodeOption(key string, value any) (x Option, err error) {
-	var encode optionType
+// optionOf returns the code of the option that has a key, and its type, nil if that is not known.
+func optionOf(key string) (code uint16, encode optionType, err error) {
 	if number, ok := strings.CutPrefix(key, "option-"); ok {
 		n, err := strconv.ParseUint(number, 10, 16)
 		if err != nil || n == 0 {
-			return x, errors.New("want option-1 to option-65535")
+			return 0, nil, errors.New("want option-1 to option-65535")
 		}
-		x.Code = uint16(n)
-		if ownOption(x.Code) {
-			return x, errors.New("the server writes this option itself, or never sends it")
+		code = uint16(n)
+		if ownOption(code) {
+			return 0, nil, errors.New("the server writes this option itself, or never sends it")
 		}
 		for _, t := range optionTypes {
-			if t.code == x.Code {
+			if t.code == code {
 				encode = t.encode
 			}
 		}
-	} else if t, ok := optionTypes[key]; ok {
-		x.Code, encode = t.code, t.encode
-	} else {
-		return x, fmt.Errorf("unknown option; want option-N or one of %s", strings.Join(slices.Sorted(maps.Keys(optionTypes)), ", "))
+		return code, encode, nil
 	}
+	if t, ok := optionTypes[key]; ok {
+		return t.code, t.encode, nil
+	}
+	return 0, nil, fmt.Errorf("unknown option; want option-N or one of %s", strings.Join(slices.Sorted(maps.Keys(optionTypes)), ", "))
+}
+
+func encodeOption(key string, value any) (x Option, err error) {
+	code, encode, err := optionOf(key)
+	if err != nil {
+		return x, err
+	}
+	x.Code = code
 	if s, ok := value.(string); ok && strings.HasPrefix(s, "hex:") {
 		if x.Data, err = hex.DecodeString(strings.NewReplacer(":", "", " ", "").Replace(s[len("hex:"):])); err != nil {
 			return x, errors.New("not hex")

@@ -165,6 +165,7 @@ type converter struct {
 	cached           *float64 // cache-threshold; nil without
 	t1, t2, refresh  time.Duration
 	options          map[string]string // of all links, as TOML
+	always           []string          // keys of options that go to who does not ask, too
 	links            []link
 	relays           []string
 	level            string
@@ -181,8 +182,9 @@ type link struct {
 
 // pool is what prefixes are delegated from.
 type pool struct {
-	prefix string
-	length int64
+	prefix   string
+	length   int64
+	excluded string // from each prefix, or empty
 }
 
 func (c *converter) leave(path, why string) { c.left = append(c.left, Left{path, why}) }
@@ -464,18 +466,46 @@ func (c *converter) pdPools(path string, b json.RawMessage, l *link) error {
 			c.leave(at, err.Error())
 			continue
 		}
-		l.pools = append(l.pools, pool{p.Prefix.String(), length})
+		out := pool{prefix: p.Prefix.String(), length: length}
 		for _, key := range slices.Sorted(maps.Keys(f)) {
 			switch {
-			case key == "prefix" || key == "prefix-len" || key == "delegated-len" || slices.Contains(quiet, key) || empty(f[key]):
-			case key == "excluded-prefix" || key == "excluded-prefix-len":
-				c.leave(at+"."+key, "gidserver excludes nothing from a prefix (RFC 6603)")
+			case key == "prefix" || key == "prefix-len" || key == "delegated-len" || key == "excluded-prefix-len" || slices.Contains(quiet, key) || empty(f[key]):
+			case key == "excluded-prefix":
+				excluded, err := excludedFrom(f, p.Bits)
+				if err != nil {
+					c.leave(at+"."+key, err.Error())
+					continue
+				}
+				out.excluded = excluded.String()
 			default:
 				c.leave(at+"."+key, "a pool has no such setting")
 			}
 		}
+		l.pools = append(l.pools, out)
 	}
 	return nil
+}
+
+// excludedFrom returns what a pool of prefixes so long excludes from each. Kea has it as it is in the pool's
+// first, and takes the same part of the others.
+func excludedFrom(pool map[string]json.RawMessage, length uint8) (netip.Prefix, error) {
+	s, err := str(pool["excluded-prefix"])
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	addr, err := netip.ParseAddr(s)
+	if err != nil || !addr.Is6() {
+		return netip.Prefix{}, errors.New("want an IPv6 prefix without its length")
+	}
+	bits, err := number(pool["excluded-prefix-len"])
+	if err != nil || bits <= int64(length) || bits > 128 {
+		return netip.Prefix{}, fmt.Errorf("want an excluded-prefix-len of %d to 128", length+1)
+	}
+	raw := addr.As16()
+	for i := range int(length) {
+		raw[i/8] &^= 0x80 >> (i % 8)
+	}
+	return netip.PrefixFrom(netip.AddrFrom16(raw), int(bits)).Masked(), nil
 }
 
 // pool notes that parts of a prefix cannot be leased from alone.
@@ -636,11 +666,8 @@ func (c *converter) optionData(path string, b json.RawMessage, into map[string]s
 			c.leave(at, "an option of "+space+", which gidserver does not send")
 			continue
 		}
-		for _, key := range []string{"always-send", "never-send"} {
-			var on bool
-			if v, ok := o[key]; ok && json.Unmarshal(v, &on) == nil && on {
-				c.leave(at+"."+key, "options are sent to those who ask")
-			}
+		if isTrue(o["never-send"]) {
+			c.leave(at+".never-send", "options are sent to those who ask")
 		}
 		switch key, known := keaOptions[name]; {
 		case !csv:
@@ -655,9 +682,13 @@ func (c *converter) optionData(path string, b json.RawMessage, into map[string]s
 			}
 			raw := strings.NewReplacer(":", "", " ", "", "0x", "", "'", "").Replace(data)
 			into[key] = strconv.Quote("hex:" + raw)
+			c.alwaysSend(o, key)
 		case name == "information-refresh-time":
 			if n, err := strconv.ParseUint(data, 10, 32); err == nil {
 				c.refresh = time.Duration(n) * time.Second
+			}
+			if isTrue(o["always-send"]) {
+				c.leave(at+".always-send", "it is sent to those who ask")
 			}
 		case name == "preference":
 			if n, err := strconv.ParseUint(data, 10, 8); err == nil {
@@ -667,9 +698,23 @@ func (c *converter) optionData(path string, b json.RawMessage, into map[string]s
 			c.leave(at, fmt.Sprintf("option %q; write it as option-N = \"hex:…\", or under gidserver's name", name))
 		default:
 			into[key] = tomlValue(key, data)
+			c.alwaysSend(o, key)
 		}
 	}
 	return nil
+}
+
+// alwaysSend notes an option that is sent to who does not ask for it. Kea has that for each place in which
+// the option is set.
+func (c *converter) alwaysSend(option map[string]json.RawMessage, key string) {
+	if isTrue(option["always-send"]) && !slices.Contains(c.always, key) {
+		c.always = append(c.always, key)
+	}
+}
+
+func isTrue(b json.RawMessage) bool {
+	var on bool
+	return json.Unmarshal(b, &on) == nil && on
 }
 
 // tomlValue writes the data of an option, which Kea separates by commas.
@@ -706,6 +751,9 @@ func (c *converter) write(s Settings) string {
 	}
 	if c.rapid {
 		line("rapid-commit = true")
+	}
+	if len(c.always) > 0 {
+		line("always-send = %s", quoted(c.always))
 	}
 	for _, x := range []struct {
 		key string
@@ -751,6 +799,9 @@ func (c *converter) write(s Settings) string {
 		}
 		for _, p := range l.pools {
 			line("\n[[link.delegate]]\nprefix = %q\nlength = %d", p.prefix, p.length)
+			if p.excluded != "" {
+				line("excluded = %q", p.excluded)
+			}
 		}
 	}
 	line("\n[auth]\n# Who a client is: Kea leases to anybody, gidserver to those whom it knows. The relays by\n# whose options it may know them, or RADIUS, enrolment tokens, a table.")

@@ -26,14 +26,14 @@ const full = `
     { "code": 12, "data": "x" },
     { "name": "new-posix-timezone", "data": "EST5EDT4\\,M3.2.0/02:00\\,M11.1.0/02:00" },
     { "name": "sol-max-rt", "data": "3600", "always-send": true },
-    { "name": "information-refresh-time", "data": "7200" }, { "name": "preference", "data": "20" },
-    { "code": 4242, "csv-format": false, "data": "DE:AD 0xBEEF" },
+    { "name": "information-refresh-time", "data": "7200", "always-send": true }, { "name": "preference", "data": "20" },
+    { "code": 4242, "csv-format": false, "data": "DE:AD 0xBEEF", "always-send": true },
     { "name": "x", "space": "vendor-2495", "data": "y" }
   ],
   "loggers": [ { "name": "kea-dhcp6", "severity": "WARN" } ],
   "subnet6": [
     { "id": 7, "subnet": "2001:db8:1::/64", "interface": "eth1", "rapid-commit": true, "pools": [ { "pool": "2001:db8:1::/80" } ],
-      "pd-pools": [ { "prefix": "2001:db8:8::", "prefix-len": 56, "delegated-len": 64, "excluded-prefix": "2001:db8:8::" }, { "prefix": "2001:db8:9::", "prefix-len": 48, "delegated-len": 96 } ],
+      "pd-pools": [ { "prefix": "2001:db8:8::", "prefix-len": 56, "delegated-len": 64, "excluded-prefix": "2001:db8:8:0:8000::", "excluded-prefix-len": 72 }, { "prefix": "2001:db8:c::", "prefix-len": 56, "delegated-len": 64, "excluded-prefix": "2001:db8:8::" }, { "prefix": "2001:db8:9::", "prefix-len": 48, "delegated-len": 96 } ],
       "reservations": [ { "duid": "01:02:03", "ip-addresses": [ "2001:db8:1::5" ] } ],
       "option-data": [ { "name": "sntp-servers", "data": "2001:db8:1::123" }, { "name": "v6-captive-portal", "data": "https://p/" } ] },
     { "subnet": "2001:db8:2::/64", "relay": { "ip-addresses": [ "2001:db8:ff::2" ] }, "interface-id": "vlan7", "preferred-lifetime": 5 },
@@ -64,8 +64,11 @@ func TestAConfigurationIsCarriedOver(t *testing.T) {
 	if len(c.Links) != 3 || c.Links[0].Name != "campus" || len(c.Links[0].Prefixes) != 2 || c.Links[1].Interface != "eth1" || len(c.Links[2].RelayLinks) != 1 {
 		t.Errorf("links %+v", c.Links)
 	}
-	if p := c.Links[1].Pools; len(p) != 1 || p[0].Prefix.String() != "2001:db8:8::/56" || p[0].Length != 64 {
+	if p := c.Links[1].Pools; len(p) != 2 || p[0].Prefix.String() != "2001:db8:8::/56" || p[0].Length != 64 || p[0].Excluded.String() != "::8000:0:0:0/72" || p[1].Excluded.IsValid() {
 		t.Errorf("pools %+v", p)
+	}
+	if always, err := c.DHCPv6.Always(); err != nil || !slices.Equal(always, []uint16{82, 4242}) {
+		t.Errorf("always sent are %d, %v", always, err)
 	}
 	if p := c.Links[2].Policy(c.Lease); p.Preferred != 5*time.Second || p.Valid != 400000*time.Second {
 		t.Errorf("the policy of %s: %+v", c.Links[2].Name, p)
@@ -84,11 +87,11 @@ func TestAConfigurationIsCarriedOver(t *testing.T) {
 		"Dhcp6.hooks-libraries":                        "RADIUS",
 		"Dhcp6.lease-database":                         "run out",
 		"Dhcp6.option-data[1]":                         "option-N",
-		"Dhcp6.option-data[3].always-send":             "those who ask",
+		"Dhcp6.option-data[4].always-send":             "those who ask",
 		"Dhcp6.option-data[7]":                         "vendor-2495",
 		"Dhcp6.subnet6[0].pools[0]":                    "whole /64",
-		"Dhcp6.subnet6[0].pd-pools[0].excluded-prefix": "RFC 6603",
-		"Dhcp6.subnet6[0].pd-pools[1]":                 "/96",
+		"Dhcp6.subnet6[0].pd-pools[1].excluded-prefix": "65 to 128",
+		"Dhcp6.subnet6[0].pd-pools[2]":                 "/96",
 		"Dhcp6.subnet6[0].reservations":                "cannot be reserved",
 		"Dhcp6.subnet6[1].interface-id":                "link-address",
 		"Dhcp6.subnet6[2].subnet":                      "no /64",

@@ -104,6 +104,38 @@ func TestRealRoutersAreDelegatedPrefixes(t *testing.T) {
 	}
 }
 
+// A router takes the address of its uplink from the part of its prefix that is excluded for that (RFC 6603), and
+// none for a link behind it.
+func TestARouterNumbersItsUplinkFromItsPrefix(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, netlab.ISPOptions{Lease: shortLease, Delegate: "per-subscriber = 2\nexcluded = \"0:0:0:ff::/64\"", Table: map[string]string{clientMAC: tableEID}})
+	w.attach("dnsmasq")
+	home, err := w.lab.Namespace("home")
+	w.must(err)
+	w.must(w.lab.Connect(w.client, "lan0", lanMAC, home, "eth0", ""))
+	w.must(w.Serve())
+	c, err := w.client.NewClient("dhcpcd", "eth0", "ia_pd 1 eth0/255 lan0/5")
+	w.must(err)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("dhcpcd wrote:\n%s", c.Log())
+		}
+	})
+	w.must(c.Start())
+	p, _ := w.delegated(netlab.RelayPool, active)
+	for iface, subnet := range map[string]byte{"eth0": 0xff, "lan0": 5} {
+		want := netip.PrefixFrom(numbered(p, subnet, 0), 64)
+		w.must(netlab.Until(20*time.Second, func() error {
+			addrs, err := w.client.Addresses(iface)
+			if err == nil && !slices.ContainsFunc(addrs, want.Contains) {
+				err = fmt.Errorf("%s has %v, want one of %s", iface, addrs, want)
+			}
+			return err
+		}))
+	}
+	w.must(c.Release())
+}
+
 // A host behind a router sends through the filter from the router's prefix, nobody else
 // does, and a warrant finds whose router it was.
 func TestHostsBehindARouterSendFromItsPrefix(t *testing.T) {
