@@ -61,7 +61,7 @@ func SealNID(rand io.Reader, k *EscrowKey, label string, eid EID) (NID, error) {
 	if err := checkSeal(label, eid); err != nil {
 		return nil, err
 	}
-	e, err := newEphemeral(rand, bases{
+	e, err := newEphemeral(rand, k, bases{
 		h:    func(p *[elementLen]byte, s group.Scalar) { encode(p[:0], mul(k.h, s)) },
 		gBar: func(p *[elementLen]byte, s group.Scalar) { encode(p[:0], mul(gBar, s)) },
 	})
@@ -116,13 +116,9 @@ func boxKey(header, u, hr []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, hr, nil, string(append(info, u...)), chacha20poly1305.KeySize)
 }
 
-func sealBox(header []byte, label string, u, hr, padded []byte) ([]byte, error) {
-	key, err := boxKey(header, u, hr)
-	if err != nil {
-		return nil, err
-	}
+// sealBox seals a padded EID under a key of boxKey's, which is used once.
+func sealBox(header []byte, label string, key, padded []byte) ([]byte, error) {
 	aead, err := chacha20poly1305.New(key)
-	clear(key)
 	if err != nil {
 		return nil, err
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/bwesterb/go-ristretto"
 	"github.com/cloudflare/circl/group"
+	"golang.org/x/crypto/chacha20poly1305"
 )
 
 // bases multiply the fixed elements h and ĝ by a scalar, to the encoding of the product.
@@ -16,13 +18,14 @@ type bases struct {
 
 // ephemeral is what an NID needs that does not depend on what is sealed: the scalars r and
 // s of TDH2 and all their multiples, in their encodings, so that many kept ready take little
-// memory. It is used once.
+// memory, and the AEAD's key from h^r. It is used once.
 type ephemeral struct {
-	r, s                 [scalarLen]byte
-	u, uBar, hr, w, wBar [elementLen]byte
+	r, s             [scalarLen]byte
+	u, uBar, w, wBar [elementLen]byte
+	key              [chacha20poly1305.KeySize]byte
 }
 
-func newEphemeral(rand io.Reader, b bases) (e *ephemeral, err error) {
+func newEphemeral(rand io.Reader, k *EscrowKey, b bases) (e *ephemeral, err error) {
 	r, err := randomScalar(rand)
 	if err != nil {
 		return nil, err
@@ -38,19 +41,28 @@ func newEphemeral(rand io.Reader, b bases) (e *ephemeral, err error) {
 	encode(e.w[:0], mulGen(s))
 	b.gBar(&e.uBar, r)
 	b.gBar(&e.wBar, s)
-	b.h(&e.hr, r)
+	var hr [elementLen]byte
+	b.h(&hr, r)
 	r.SetUint64(0)
 	s.SetUint64(0)
+	key, err := boxKey(k.nidHeader(), e.u[:], hr[:])
+	clear(hr[:])
+	if err != nil {
+		e.forget()
+		return nil, err
+	}
+	copy(e.key[:], key)
+	clear(key)
 	return e, nil
 }
 
-// seal makes the NID: the AEAD under a key from h^r, and the proof that u and ū have the
+// seal makes the NID: what the AEAD makes of the EID, and the proof that u and ū have the
 // same logarithm r to g and ĝ.
 func (e *ephemeral) seal(k *EscrowKey, label string, eid EID) (NID, error) {
 	defer e.forget()
 	header := k.nidHeader()
 	padded := padEID(eid)
-	box, err := sealBox(header, label, e.u[:], e.hr[:], padded)
+	box, err := sealBox(header, label, e.key[:], padded)
 	clear(padded)
 	if err != nil {
 		return nil, err
@@ -65,13 +77,14 @@ func (e *ephemeral) seal(k *EscrowKey, label string, eid EID) (NID, error) {
 	f.Add(f, s)
 	r.SetUint64(0)
 	s.SetUint64(0)
-	n := append(append(header, e.u[:]...), e.uBar[:]...)
+	n := make([]byte, 0, len(header)+kemLen+len(box))
+	n = append(append(append(n, header...), e.u[:]...), e.uBar[:]...)
 	return append(encode(encode(n, proof), f), box...), nil
 }
 
 // forget erases what would open the NID.
 func (e *ephemeral) forget() {
-	clear(e.hr[:])
+	clear(e.key[:])
 	clear(e.r[:])
 	clear(e.s[:])
 }
@@ -130,7 +143,7 @@ func (s *Sealer) Seal(eid EID) (NID, error) {
 		return e.seal(s.k, s.label, eid)
 	default:
 	}
-	e, err := newEphemeral(s.rand, s.bases)
+	e, err := newEphemeral(s.rand, s.k, s.bases)
 	if err != nil {
 		return nil, err
 	}
@@ -138,20 +151,22 @@ func (s *Sealer) Seal(eid EID) (NID, error) {
 }
 
 // Run makes ephemeral parts until the context ends, and then erases those that are left. It calls
-// rest after each, so that what else the processor has to do need not wait until the scheduler
-// takes it away, which is after 10 ms.
-func (s *Sealer) Run(ctx context.Context, rest func()) error {
+// rest after each, with what it took, so that what else the processor has to do need not wait until the
+// scheduler takes it away, which is after 10 ms. Several may run at once.
+func (s *Sealer) Run(ctx context.Context, rest func(took time.Duration)) error {
 	for ctx.Err() == nil {
-		e, err := newEphemeral(s.rand, s.bases)
+		began := time.Now()
+		e, err := newEphemeral(s.rand, s.k, s.bases)
 		if err != nil {
 			return err
 		}
+		took := time.Since(began)
 		select {
 		case s.spare <- e:
 		case <-ctx.Done():
 			e.forget()
 		}
-		rest()
+		rest(took)
 	}
 	for {
 		select {

@@ -66,7 +66,7 @@ func TestASealersSparePartsAreUsedOnce(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx, func() {}) }()
+	go func() { done <- s.Run(ctx, func(time.Duration) {}) }()
 	for len(s.spare) < 50 {
 		time.Sleep(time.Millisecond)
 	}
@@ -130,7 +130,7 @@ func BenchmarkSeal(b *testing.B) {
 	b.Run("prepared", func(b *testing.B) {
 		for range b.N {
 			b.StopTimer()
-			e, err := newEphemeral(rand.Reader, s.bases)
+			e, err := newEphemeral(rand.Reader, k, s.bases)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -224,9 +224,12 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 		return server.Serve(ctx)
 	})
 	start("database", func(context.Context) error { return store.run(until, server, run.stats.Messages, log) })
-	start("sealing", func(ctx context.Context) error {
-		return sealer.Run(ctx, func() { time.Sleep(10 * breath) }) // a tenth of a processor
-	})
+	ahead := newAhead()
+	for range ahead.workers() {
+		start("sealing", func(ctx context.Context) error {
+			return sealer.Run(ctx, func(took time.Duration) { time.Sleep(ahead.rest(took)) })
+		})
+	}
 	start("reload", run.reloadOnHangup)
 	if run.names != nil {
 		start("DNS updates", run.names.Run)

@@ -361,8 +361,11 @@ func (s *Store) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (
 		return 0, lease.ErrFull
 	}
 	s.reset()
-	s.set(lookupKey(nil, key), binary.BigEndian.AppendUint64(nil, n))
-	s.set(subscriberKey(nil, n), append(binary.BigEndian.AppendUint64(nil, uint64(at.Unix())), nid...))
+	var kbuf [1 + len(key)]byte
+	s.value = binary.BigEndian.AppendUint64(s.value[:0], n)
+	s.set(lookupKey(kbuf[:0], key), s.value)
+	s.value = append(binary.BigEndian.AppendUint64(s.value[:0], uint64(at.Unix())), nid...)
+	s.set(subscriberKey(kbuf[:0], n), s.value)
 	if err := s.write(nil, nil); err != nil {
 		return 0, err
 	}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ahead has what works ahead of need rest after each step, for so long that it takes only a part of what the
+// process leaves of its processors: much without traffic, and next to nothing where clients want all. It is safe
+// for concurrent use.
+type ahead struct {
+	procs int                  // that the process has
+	used  func() time.Duration // of their time, so far
+	now   func() time.Time
+
+	mu     sync.Mutex
+	looked time.Time // when idle was measured last
+	before time.Duration
+	own    time.Duration // what the steps since then took
+	idle   float64       // part of the processors that nothing else used
+}
+
+// aheadPart is one in how many idle processors a worker takes, about. On an idle processor a step is a tenth of a
+// millisecond, and what sleeps for less than a millisecond sleeps for one, so that it is rather a tenth.
+const aheadPart = 6
+
+const (
+	lookEvery = 10 * time.Millisecond // about as long as a goroutine may have a processor
+	leastIdle = 0.04                  // so that it does not stand still
+	longest   = 100 * time.Millisecond
+)
+
+// newAhead returns one for this process.
+func newAhead() *ahead {
+	return &ahead{procs: runtime.GOMAXPROCS(0), used: processorTime, now: time.Now, looked: time.Now(), before: processorTime(), idle: 1}
+}
+
+// workers is how many there should be. Each takes its part of one processor.
+func (a *ahead) workers() int { return max(1, a.procs/2) }
+
+// rest returns how long to rest after a step that took so long.
+func (a *ahead) rest(took time.Duration) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.own += took
+	if now := a.now(); now.Sub(a.looked) >= lookEvery {
+		used := a.used()
+		busy := used - a.before - a.own
+		a.idle = 1 - busy.Seconds()/now.Sub(a.looked).Seconds()/float64(a.procs)
+		a.looked, a.before, a.own = now, used, 0
+	}
+	share := min(max(a.idle, leastIdle), 1) / aheadPart
+	return min(time.Duration(float64(took)*(1-share)/share), longest)
+}
+
+// processorTime is what the process has used.
+func processorTime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &t); err != nil {
+		return 0 // which no kernel says; and then it rests as if there were no traffic
+	}
+	return time.Duration(t.Nano())
+}
