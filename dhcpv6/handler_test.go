@@ -106,10 +106,7 @@ func newLab(t testing.TB, change func(*Config)) *lab {
 	}
 	l := &lab{t: t, store: store, keys: keys, stats: new(Stats), now: noon, log: new(strings.Builder)}
 	l.alloc = lease.NewAllocator(store, keys, testPolicy())
-	sealer, err := idcodec.NewSealer(rng, escrow, "isp.example", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	sealer := idcodec.NewSealer(rng, escrow, "isp.example", 0)
 	reg := lease.NewRegistrar(store, [32]byte{7}, sealer)
 	auth := eidauth.NewChain([]netip.Addr{relayAddr}, relays, table)
 	l.h, err = NewHandler(cfg, auth, reg, l.alloc, l.stats, slog.New(slog.NewTextHandler(l.log, &slog.HandlerOptions{Level: slog.LevelDebug})))

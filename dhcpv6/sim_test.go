@@ -190,10 +190,7 @@ func (v *simServer) start() {
 		s.after(time.Second, v.start)
 		return
 	}
-	sealer, err := idcodec.NewSealer(rand.NewChaCha8([32]byte{byte(v.life), byte(s.o.seed), v.name[len(v.name)-1]}), s.escrow, "isp.example", 0)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	sealer := idcodec.NewSealer(rand.NewChaCha8([32]byte{byte(v.life), byte(s.o.seed), v.name[len(v.name)-1]}), s.escrow, "isp.example", 0)
 	relays, err := eidauth.NewRelaySource(eidauth.RelayOptions...)
 	if err != nil {
 		s.t.Fatal(err)

@@ -61,10 +61,7 @@ func SealNID(rand io.Reader, k *EscrowKey, label string, eid EID) (NID, error) {
 	if err := checkSeal(label, eid); err != nil {
 		return nil, err
 	}
-	e, err := newEphemeral(rand, k, bases{
-		h:    func(p *[elementLen]byte, s group.Scalar) { encode(p[:0], mul(k.h, s)) },
-		gBar: func(p *[elementLen]byte, s group.Scalar) { encode(p[:0], mul(gBar, s)) },
-	})
+	e, err := newEphemeral(rand, k, bases{multiplesOf(k.h), multiplesOf(gBar)})
 	if err != nil {
 		return nil, err
 	}

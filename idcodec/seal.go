@@ -11,9 +11,9 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// bases multiply the fixed elements h and ĝ by a scalar, to the encoding of the product.
+// bases multiply the fixed elements h and ĝ by a scalar.
 type bases struct {
-	h, gBar func(*[elementLen]byte, group.Scalar)
+	h, gBar func(product *ristretto.Point, s *ristretto.Scalar)
 }
 
 // ephemeral is what an NID needs that does not depend on what is sealed: the scalars r and
@@ -37,14 +37,20 @@ func newEphemeral(rand io.Reader, k *EscrowKey, b bases) (e *ephemeral, err erro
 	e = new(ephemeral)
 	encode(e.r[:0], r)
 	encode(e.s[:0], s)
-	encode(e.u[:0], mulGen(r))
-	encode(e.w[:0], mulGen(s))
-	b.gBar(&e.uBar, r)
-	b.gBar(&e.wBar, s)
-	var hr [elementLen]byte
-	b.h(&hr, r)
+	x, y := halved(r), halved(s)
 	r.SetUint64(0)
 	s.SetUint64(0)
+	var hr [elementLen]byte
+	var p [5]ristretto.Point // halves of what they are encoded to
+	p[0].ScalarMultBase(&x)
+	p[1].ScalarMultBase(&y)
+	b.gBar(&p[2], &x)
+	b.gBar(&p[3], &y)
+	b.h(&p[4], &x)
+	encodeDoubles([]*[elementLen]byte{&e.u, &e.w, &e.uBar, &e.wBar, &hr}, p[:])
+	x.SetZero()
+	y.SetZero()
+	p[4].SetZero()
 	key, err := boxKey(k.nidHeader(), e.u[:], hr[:])
 	clear(hr[:])
 	if err != nil {
@@ -89,27 +95,25 @@ func (e *ephemeral) forget() {
 	clear(e.s[:])
 }
 
-// fixedBase multiplies one element quickly, by a table of its multiples.
-type fixedBase struct{ table ristretto.ScalarMultTable }
-
-func newFixedBase(e group.Element) (*fixedBase, error) {
-	var p ristretto.Point
-	if !p.SetBytes((*[elementLen]byte)(encode(nil, e))) {
-		return nil, errElement
-	}
-	f := new(fixedBase)
-	f.table.Compute(&p)
-	return f, nil
+// tableOf returns the multiplication of one element by a table of its multiples.
+func tableOf(e group.Element) func(*ristretto.Point, *ristretto.Scalar) {
+	table := new(ristretto.ScalarMultTable)
+	table.Compute(pointOf(e))
+	return func(product *ristretto.Point, s *ristretto.Scalar) { product.ScalarMultTable(table, s) }
 }
 
-// mul takes the same time for every scalar.
-func (f *fixedBase) mul(product *[elementLen]byte, s group.Scalar) {
-	var x ristretto.Scalar
-	if !x.SetBytesStrict((*[scalarLen]byte)(encode(nil, s))) {
-		panic("idcodec: a scalar that is not reduced")
+// multiplesOf returns the multiplication of one element.
+func multiplesOf(e group.Element) func(*ristretto.Point, *ristretto.Scalar) {
+	p := pointOf(e)
+	return func(product *ristretto.Point, s *ristretto.Scalar) { product.ScalarMult(p, s) }
+}
+
+func pointOf(e group.Element) *ristretto.Point {
+	p := new(ristretto.Point)
+	if !p.SetBytes((*[elementLen]byte)(encode(nil, e))) {
+		panic("idcodec: an element whose encoding is none")
 	}
-	var p ristretto.Point
-	p.ScalarMultTable(&f.table, &x).BytesInto(product)
+	return p
 }
 
 // Sealer seals many EIDs to one escrow key under one label. It has the part of the work
@@ -124,13 +128,8 @@ type Sealer struct {
 }
 
 // NewSealer returns a sealer that keeps so many ephemeral parts ready.
-func NewSealer(rand io.Reader, k *EscrowKey, label string, spare int) (*Sealer, error) {
-	h, err1 := newFixedBase(k.h)
-	g, err2 := newFixedBase(gBar)
-	if err := errors.Join(err1, err2); err != nil {
-		return nil, err
-	}
-	return &Sealer{k, label, rand, bases{h.mul, g.mul}, make(chan *ephemeral, spare)}, nil
+func NewSealer(rand io.Reader, k *EscrowKey, label string, spare int) *Sealer {
+	return &Sealer{k, label, rand, bases{tableOf(k.h), tableOf(gBar)}, make(chan *ephemeral, spare)}
 }
 
 // Seal is [SealNID].

@@ -16,10 +16,7 @@ func TestASealerSealsAsSealNIDDoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := NewSealer(mrand.NewChaCha8([32]byte{2}), k, "isp.example", 4)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := NewSealer(mrand.NewChaCha8([32]byte{2}), k, "isp.example", 4)
 	plain := mrand.NewChaCha8([32]byte{2})
 	for _, name := range []string{"radius:a", "radius:alice@isp.example", "static:" + string(bytes.Repeat([]byte("x"), 200))} {
 		eid, err := ParseEID(name)
@@ -60,10 +57,7 @@ func TestASealersSparePartsAreUsedOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := NewSealer(rand.Reader, k, "isp.example", 50)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := NewSealer(rand.Reader, k, "isp.example", 50)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, func(time.Duration) {}) }()
@@ -109,10 +103,7 @@ func BenchmarkSeal(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s, err := NewSealer(rand.Reader, k, "isp.example", 1)
-	if err != nil {
-		b.Fatal(err)
-	}
+	s := NewSealer(rand.Reader, k, "isp.example", 1)
 	b.Run("plain", func(b *testing.B) {
 		for b.Loop() {
 			if _, err := SealNID(rand.Reader, k, "isp.example", eid); err != nil {

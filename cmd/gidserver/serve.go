@@ -125,10 +125,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	if store.shared != nil {
 		run.alloc.Split(store.shared.Server(), shared.MaxServers)
 	}
-	sealer, err := idcodec.NewSealer(rand.Reader, s.escrow, s.Realm, sealedAhead)
-	if err != nil {
-		return err
-	}
+	sealer := idcodec.NewSealer(rand.Reader, s.escrow, s.Realm, sealedAhead)
 	run.registrar = lease.NewRegistrar(store.near, s.registryKey, sealer)
 	run.updates = new(dnsupdate.Stats)
 	if s.DNSUpdate.Server != "" {
