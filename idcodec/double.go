@@ -33,8 +33,8 @@ func invSqrtAMinusD() *edwards25519.FieldElement {
 	return x.InvSqrt(&x)
 }
 
-// double is a point P on the way to the encoding of 2P, which is (e·h : f·g : e·g : f·h) in extended
-// coordinates but for their order.
+// double is a point P on the way to the encoding of 2P, which is (e·h : f·g : f·h : e·g) in extended
+// coordinates (X : Y : Z : T).
 type double struct{ e, f, g, h, eg, fh edwards25519.FieldElement }
 
 func (x *double) set(p *edwards25519.ExtendedPoint) {
