@@ -33,7 +33,7 @@ const full = `
   "loggers": [ { "name": "kea-dhcp6", "severity": "WARN" } ],
   "subnet6": [
     { "id": 7, "subnet": "2001:db8:1::/64", "interface": "eth1", "rapid-commit": true, "pools": [ { "pool": "2001:db8:1::/80" } ],
-      "pd-pools": [ { "prefix": "2001:db8:8::", "prefix-len": 56, "delegated-len": 64, "excluded-prefix": "2001:db8:8:0:8000::", "excluded-prefix-len": 72 }, { "prefix": "2001:db8:c::", "prefix-len": 56, "delegated-len": 64, "excluded-prefix": "2001:db8:8::" }, { "prefix": "2001:db8:9::", "prefix-len": 48, "delegated-len": 96 } ],
+      "pd-pools": [ { "prefix": "2001:db8:8::", "prefix-len": 56, "delegated-len": 64, "excluded-prefix": "2001:db8:8:0:8000::", "excluded-prefix-len": 72 }, { "prefix": "2001:db8:c::", "prefix-len": 56, "delegated-len": 64, "excluded-prefix": "2001:db8:8::", "excluded-prefix-len": 64 }, { "prefix": "2001:db8:9::", "prefix-len": 48, "delegated-len": 96 } ],
       "reservations": [ { "duid": "01:02:03", "ip-addresses": [ "2001:db8:1::5" ] } ],
       "option-data": [ { "name": "sntp-servers", "data": "2001:db8:1::123" }, { "name": "v6-captive-portal", "data": "https://p/" } ] },
     { "subnet": "2001:db8:2::/64", "relay": { "ip-addresses": [ "2001:db8:ff::2" ] }, "interface-id": "vlan7", "preferred-lifetime": 5 },
