@@ -83,8 +83,7 @@ func (e *ephemeral) seal(k *EscrowKey, label string, eid EID) (NID, error) {
 	f.Add(f, s)
 	r.SetUint64(0)
 	s.SetUint64(0)
-	n := make([]byte, 0, len(header)+kemLen+len(box))
-	n = append(append(append(n, header...), e.u[:]...), e.uBar[:]...)
+	n := append(append(header, e.u[:]...), e.uBar[:]...)
 	return append(encode(encode(n, proof), f), box...), nil
 }
 

@@ -96,7 +96,7 @@ func sub(a, b group.Element) group.Element {
 // transcript hashes length-prefixed parts, so that no two lists of parts are
 // the same bytes.
 func transcript(dst []byte, parts ...[]byte) group.Scalar {
-	b := make([]byte, 0, 1<<10) // enough for most
+	var b []byte
 	for _, p := range parts {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(p)))
 		b = append(b, p...)

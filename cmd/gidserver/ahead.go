@@ -23,8 +23,8 @@ type ahead struct {
 	idle   float64       // part of the processors that nothing else used
 }
 
-// aheadPart is one in how many idle processors a worker takes, about. On an idle processor a step is a tenth of a
-// millisecond, and what sleeps for less than a millisecond sleeps for one, so that it is rather a tenth.
+// aheadPart: a worker takes a sixth of what is idle of one processor. Where all is, a step takes a tenth of a
+// millisecond, and who sleeps for less than a millisecond sleeps for one, so that it is rather a tenth.
 const aheadPart = 6
 
 const (
@@ -38,7 +38,7 @@ func newAhead() *ahead {
 	return &ahead{procs: runtime.GOMAXPROCS(0), used: processorTime, now: time.Now, looked: time.Now(), before: processorTime(), idle: 1}
 }
 
-// workers is how many there should be. Each takes its part of one processor.
+// workers is how many there should be.
 func (a *ahead) workers() int { return max(1, a.procs/2) }
 
 // rest returns how long to rest after a step that took so long.

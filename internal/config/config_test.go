@@ -89,6 +89,7 @@ func TestErrorsNameFileLineAndKey(t *testing.T) {
 		"a pool's long ages":      {`max-age = "20d"`, `max-age = "40d"`, `f.toml:12: lease.retention: 720h0m0s is shorter than link[1].delegate[0].max-age`},
 		"a pool's whole prefix":   {`max-age = "20d"`, `excluded = "0:0:0:100::/64"`, `f.toml:27: link[1].delegate[0].excluded: pool 2001:db8:4000::/36: excluded 0:0:0:100::/64: want a prefix in ::/56`},
 		"a pool without a prefix": {`prefix = "2001:db8:4000::/36"`, ``, `f.toml:24: link[1].delegate[0].prefix`},
+		"always sent by no name":  {`dns = ["2001:db8::53"]`, `always-send = ["sol-max-rt", "zzz"]`, `f.toml:6: dhcpv6.always-send: zzz: unknown option`},
 		"a late threshold":        {`valid = "1h"`, "valid = \"1h\"\ncache-threshold = 0.5", `f.toml:11: lease.cache-threshold: 0.5: want 0 to less than 0.5`},
 		"a listener without port": {`[auth]`, "[metrics]\nlisten = \"::1\"\n[auth]", `f.toml:31: metrics.listen`},
 	} {

@@ -469,43 +469,40 @@ func (c *converter) pdPools(path string, b json.RawMessage, l *link) error {
 		out := pool{prefix: p.Prefix.String(), length: length}
 		for _, key := range slices.Sorted(maps.Keys(f)) {
 			switch {
-			case key == "prefix" || key == "prefix-len" || key == "delegated-len" || key == "excluded-prefix-len" || slices.Contains(quiet, key) || empty(f[key]):
-			case key == "excluded-prefix":
-				excluded, err := excludedFrom(f, p.Bits)
-				if err != nil {
-					c.leave(at+"."+key, err.Error())
-					continue
-				}
-				out.excluded = excluded.String()
+			case key == "prefix" || key == "prefix-len" || key == "delegated-len" || key == "excluded-prefix" || key == "excluded-prefix-len" || slices.Contains(quiet, key) || empty(f[key]):
 			default:
 				c.leave(at+"."+key, "a pool has no such setting")
 			}
+		}
+		if out.excluded, err = excludedFrom(f, p.Bits); err != nil {
+			c.leave(at+".excluded-prefix", err.Error())
 		}
 		l.pools = append(l.pools, out)
 	}
 	return nil
 }
 
-// excludedFrom returns what a pool of prefixes so long excludes from each. Kea has it as it is in the pool's
-// first, and takes the same part of the others.
-func excludedFrom(pool map[string]json.RawMessage, length uint8) (netip.Prefix, error) {
-	s, err := str(pool["excluded-prefix"])
-	if err != nil {
-		return netip.Prefix{}, err
-	}
-	addr, err := netip.ParseAddr(s)
-	if err != nil || !addr.Is6() {
-		return netip.Prefix{}, errors.New("want an IPv6 prefix without its length")
-	}
+// excludedFrom returns what a pool of prefixes so long excludes from each; empty for nothing, which Kea also writes as
+// a length of 0. Kea has it as it is in the pool's first prefix, and takes the same part of the others.
+func excludedFrom(pool map[string]json.RawMessage, length uint8) (string, error) {
+	prefix, has := pool["excluded-prefix"]
 	bits, err := number(pool["excluded-prefix-len"])
+	if err == nil && bits == 0 || err != nil && !has {
+		return "", nil
+	}
 	if err != nil || bits <= int64(length) || bits > 128 {
-		return netip.Prefix{}, fmt.Errorf("want an excluded-prefix-len of %d to 128", length+1)
+		return "", fmt.Errorf("want an excluded-prefix-len of %d to 128", length+1)
+	}
+	s, err1 := str(prefix)
+	addr, err2 := netip.ParseAddr(s)
+	if errors.Join(err1, err2) != nil || !addr.Is6() {
+		return "", errors.New("want an IPv6 prefix without its length")
 	}
 	raw := addr.As16()
 	for i := range int(length) {
 		raw[i/8] &^= 0x80 >> (i % 8)
 	}
-	return netip.PrefixFrom(netip.AddrFrom16(raw), int(bits)).Masked(), nil
+	return netip.PrefixFrom(netip.AddrFrom16(raw), int(bits)).Masked().String(), nil
 }
 
 // pool notes that parts of a prefix cannot be leased from alone.

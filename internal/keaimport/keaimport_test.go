@@ -137,6 +137,31 @@ func TestTheCacheThresholdIsCarriedOver(t *testing.T) {
 	}
 }
 
+// What is excluded from a prefix is carried over or listed, and is nothing where Kea says so.
+func TestExcludedPrefixes(t *testing.T) {
+	for in, want := range map[string]struct{ line, left string }{
+		`"excluded-prefix": "2001:db8:8:0:8000::", "excluded-prefix-len": 72`: {`excluded = "::8000:0:0:0/72"`, ""},
+		`"excluded-prefix": "::", "excluded-prefix-len": 0`:                   {},
+		`"excluded-prefix-len": 0`:                                            {},
+		`"excluded-prefix-len": 72`:                                           {"", "without its length"},
+		`"excluded-prefix": "x", "excluded-prefix-len": 72`:                   {"", "without its length"},
+		`"excluded-prefix": "2001:db8:8::"`:                                   {"", "65 to 128"},
+		`"excluded-prefix": "2001:db8:8::", "excluded-prefix-len": 64`:        {"", "65 to 128"},
+		`"excluded-prefix": "2001:db8:8::", "excluded-prefix-len": 129`:       {"", "65 to 128"},
+		`"delegated-len": 64`:                                                 {},
+	} {
+		made, left, err := Convert([]byte(`{"Dhcp6": {"subnet6": [{"subnet": "2001:db8::/64", "relay": {"ip-address": "2001:db8::1"},
+			"pd-pools": [{"prefix": "2001:db8:8::", "prefix-len": 56, "delegated-len": 64, `+in+`}]}]}}`), Settings{})
+		if err != nil || !strings.Contains(made, want.line) || want.line == "" && strings.Contains(made, "excluded") {
+			t.Errorf("%s: %v\n%s", in, err, made)
+		}
+		left = slices.DeleteFunc(left, func(l Left) bool { return !strings.Contains(l.Path, "excluded") })
+		if (len(left) > 0) != (want.left != "") || len(left) > 0 && !strings.Contains(left[0].Why, want.left) {
+			t.Errorf("%s: left %v, want %q", in, left, want.left)
+		}
+	}
+}
+
 func TestDUIDs(t *testing.T) {
 	for in, want := range map[string]string{
 		`{"type": "LL", "identifier": "02:00:00:00:00:07"}`:                     "00030001020000000007",

@@ -103,11 +103,7 @@ func TestServersThatShareAccountAndNameForEachOther(t *testing.T) {
 	w.must(w.Serve())
 	c, err := w.client.NewClient("dhcpcd", "eth0", "hostname laptop", "hostname_short", "fqdn both", "option dhcp6_fqdn")
 	w.must(err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the client wrote:\n%s", c.Log())
-		}
-	})
+	logIfFailed(t, "the client", c.Log)
 	w.must(c.Start())
 	addr := w.leased(netip.MustParsePrefix(netlab.RelayPrefix))
 	until("leased at the first", 20*time.Second, func() bool { return named(addr) && len(told("one", "Start")) == 1 })

@@ -58,11 +58,7 @@ func TestRealRoutersAreDelegatedPrefixes(t *testing.T) {
 				w.must(w.Serve())
 				c, err := w.client.NewRouter(program, "eth0", "lan0")
 				w.must(err)
-				t.Cleanup(func() {
-					if t.Failed() {
-						t.Logf("%s wrote:\n%s", program, c.Log())
-					}
-				})
+				logIfFailed(t, program, c.Log)
 				w.must(c.Start())
 				addr := w.leased(link)
 				p, first := w.delegated(pool, active)
@@ -105,7 +101,7 @@ func TestRealRoutersAreDelegatedPrefixes(t *testing.T) {
 }
 
 // A router takes the address of its uplink from the part of its prefix that is excluded for that (RFC 6603), and
-// none for a link behind it.
+// that of the link behind it from another.
 func TestARouterNumbersItsUplinkFromItsPrefix(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, netlab.ISPOptions{Lease: shortLease, Delegate: "per-subscriber = 2\nexcluded = \"0:0:0:ff::/64\"", Table: map[string]string{clientMAC: tableEID}})
@@ -116,11 +112,7 @@ func TestARouterNumbersItsUplinkFromItsPrefix(t *testing.T) {
 	w.must(w.Serve())
 	c, err := w.client.NewClient("dhcpcd", "eth0", "ia_pd 1 eth0/255 lan0/5")
 	w.must(err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("dhcpcd wrote:\n%s", c.Log())
-		}
-	})
+	logIfFailed(t, "dhcpcd", c.Log)
 	w.must(c.Start())
 	p, _ := w.delegated(netlab.RelayPool, active)
 	for iface, subnet := range map[string]byte{"eth0": 0xff, "lan0": 5} {
@@ -147,11 +139,7 @@ func TestHostsBehindARouterSendFromItsPrefix(t *testing.T) {
 	a.must(a.lab.Connect(a.honest, "lan0", "", home, "eth0", ""))
 	c, err := a.honest.NewRouter("dhcp6c", "eth0", "lan0")
 	a.must(err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the router wrote:\n%s", c.Log())
-		}
-	})
+	logIfFailed(t, "the router", c.Log)
 	a.must(c.Start())
 	wan := a.addressOf(a.honest, "eth0")
 	p, l := a.delegated(netlab.RelayPool, active)

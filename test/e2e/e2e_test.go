@@ -121,6 +121,15 @@ func newWorld(t *testing.T, o netlab.ISPOptions) *world {
 	return w
 }
 
+// logIfFailed logs what a program wrote if the test fails.
+func logIfFailed(t *testing.T, program string, log func() string) {
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("%s wrote:\n%s", program, log())
+		}
+	})
+}
+
 func (w *world) must(err error) {
 	w.t.Helper()
 	if err != nil {
@@ -147,11 +156,7 @@ func (w *world) attach(way string) (netip.Prefix, string) {
 		p, err = w.Dnsmasq(relay)
 	}
 	w.must(err)
-	w.t.Cleanup(func() {
-		if w.t.Failed() {
-			w.t.Logf("the relay wrote:\n%s", p.Log())
-		}
-	})
+	logIfFailed(w.t, "the relay", p.Log)
 	return netip.MustParsePrefix(netlab.RelayPrefix), eid
 }
 
@@ -159,11 +164,7 @@ func (w *world) newClient(program string) netlab.Client {
 	w.t.Helper()
 	c, err := w.client.NewClient(program, "eth0")
 	w.must(err)
-	w.t.Cleanup(func() {
-		if w.t.Failed() {
-			w.t.Logf("%s wrote:\n%s", program, c.Log())
-		}
-	})
+	logIfFailed(w.t, program, c.Log)
 	return c
 }
 

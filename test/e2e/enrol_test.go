@@ -42,11 +42,7 @@ func TestAnEnrolledClientLeasesAndIsTraced(t *testing.T) {
 			w.must(w.Serve())
 			c, err := w.client.NewClient(program, "eth0", lines)
 			w.must(err)
-			t.Cleanup(func() {
-				if t.Failed() {
-					t.Logf("%s wrote:\n%s", program, c.Log())
-				}
-			})
+			logIfFailed(t, program, c.Log)
 			w.must(c.Start())
 			addr := w.leased(prefix)
 			first := w.lease(addr, active)
@@ -109,11 +105,7 @@ func TestAClientWithACertificateLeasesAndIsTraced(t *testing.T) {
 			w.must(w.Serve())
 			c, err := w.client.NewClient(program, "eth0", lines)
 			w.must(err)
-			t.Cleanup(func() {
-				if t.Failed() {
-					t.Logf("%s wrote:\n%s", program, c.Log())
-				}
-			})
+			logIfFailed(t, program, c.Log)
 			w.must(c.Start())
 			first := w.lease(w.leased(prefix), active)
 			got, err := w.Trace("trace", first.Address, first.Start)

@@ -83,11 +83,7 @@ func newAccessWith(t *testing.T, o netlab.ISPOptions) *access {
 	w.must(w.Serve())
 	relay, err := w.Dnsmasq(acc.Router)
 	w.must(err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the relay wrote:\n%s", relay.Log())
-		}
-	})
+	logIfFailed(t, "the relay", relay.Log)
 	return a
 }
 

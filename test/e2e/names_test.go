@@ -38,11 +38,7 @@ zone "clients.isp.example" { type primary; file "zone"; allow-update { key gid; 
 	w.nameClients(addr, link)
 	named, err := host.Start("named", "-g", "-c", filepath.Join(dir, "named.conf"))
 	w.must(err)
-	w.t.Cleanup(func() {
-		if w.t.Failed() {
-			w.t.Logf("named wrote:\n%s", named.Log())
-		}
-	})
+	logIfFailed(w.t, "named", named.Log)
 	w.must(named.WaitLog("running", 20*time.Second))
 	return &clientZone{w, host, addr}
 }
@@ -91,11 +87,7 @@ func TestClientsAreNamedInBIND(t *testing.T) {
 			}
 			c, err := w.client.NewClient(program, "eth0", line...)
 			w.must(err)
-			t.Cleanup(func() {
-				if t.Failed() {
-					t.Logf("%s wrote:\n%s", program, c.Log())
-				}
-			})
+			logIfFailed(t, program, c.Log)
 			w.must(c.Start())
 			addr := w.leased(prefix)
 			until("leased", func() bool { return dig("laptop", "AAAA") == addr.String() && dig("laptop", "DHCID") != "" })

@@ -327,11 +327,7 @@ realm * {
 `, r.dir, radiusAddr, radiusSecret), 0o600))
 	p, err := r.host.Start("radsecproxy", "-f", "-c", r.path("radsecproxy.conf"))
 	w.must(err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("radsecproxy wrote:\n%s", p.Log())
-		}
-	})
+	logIfFailed(t, "radsecproxy", p.Log)
 	w.must(netlab.Until(10*time.Second, func() error {
 		return r.host.Do("bash", "-c", "exec 3<>/dev/tcp/"+radiusAddr+"/2083")
 	}))

@@ -70,11 +70,7 @@ func TestReconfigureHasAClientRenewAtOnce(t *testing.T) {
 				w.must(w.Serve())
 				c, err := w.client.NewClient(program, "eth0", "option dhcp6_reconfigure_accept")
 				w.must(err)
-				t.Cleanup(func() {
-					if t.Failed() {
-						t.Logf("%s wrote:\n%s", program, c.Log())
-					}
-				})
+				logIfFailed(t, program, c.Log)
 				w.must(c.Start())
 				old := w.leased(prefix)
 				w.lease(old, active)
