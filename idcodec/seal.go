@@ -148,6 +148,9 @@ func (s *Sealer) Seal(eid EID) (NID, error) {
 	return e.seal(s.k, s.label, eid)
 }
 
+// Ready returns how many ephemeral parts are ready.
+func (s *Sealer) Ready() int { return len(s.spare) }
+
 // Run makes ephemeral parts until the context ends, and then erases those that are left. It calls
 // rest after each, with what it took, so that what else the processor has to do need not wait until the
 // scheduler takes it away, which is after 10 ms. Several may run at once.

@@ -64,7 +64,7 @@ func TestASealersSparePartsAreUsedOnce(t *testing.T) {
 	for range workers {
 		go func() { done <- s.Run(ctx, func(time.Duration) {}) }()
 	}
-	for len(s.spare) < 50 {
+	for s.Ready() < 50 {
 		time.Sleep(time.Millisecond)
 	}
 	eid, err := ParseEID("radius:alice")
@@ -97,8 +97,8 @@ func TestASealersSparePartsAreUsedOnce(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if len(s.spare) != 0 {
-		t.Errorf("%d parts are left", len(s.spare))
+	if s.Ready() != 0 {
+		t.Errorf("%d parts are left", s.Ready())
 	}
 }
 

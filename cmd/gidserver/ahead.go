@@ -9,11 +9,14 @@ import (
 )
 
 // ahead has what works ahead of need rest after each step, for so long that it takes only a part of what the
-// process leaves of its processors: much without traffic, and next to nothing where clients want all. It is safe
-// for concurrent use.
+// process leaves of its processors: much without traffic, and next to nothing where clients want all. Where little
+// is ready and the process has several processors, it takes all that is left of them: clients who come meanwhile
+// wait for what is not ready, one after the other, while the other processors have nothing to do. It is safe for
+// concurrent use.
 type ahead struct {
 	procs int                  // that the process has
-	used  func() time.Duration // of their time, so far
+	short func() bool          // little is ready
+	used  func() time.Duration // of the processors' time, so far
 	now   func() time.Time
 
 	mu     sync.Mutex
@@ -34,12 +37,12 @@ const (
 )
 
 // newAhead returns one for this process.
-func newAhead() *ahead {
-	return &ahead{procs: runtime.GOMAXPROCS(0), used: processorTime, now: time.Now, looked: time.Now(), before: processorTime(), idle: 1}
+func newAhead(short func() bool) *ahead {
+	return &ahead{procs: runtime.GOMAXPROCS(0), short: short, used: processorTime, now: time.Now, looked: time.Now(), before: processorTime(), idle: 1}
 }
 
-// workers is how many there should be.
-func (a *ahead) workers() int { return max(1, a.procs/2) }
+// workers is how many there should be. Of several processors one is none's, which reads packets.
+func (a *ahead) workers() int { return max(1, a.procs-1) }
 
 // rest returns how long to rest after a step that took so long.
 func (a *ahead) rest(took time.Duration) time.Duration {
@@ -52,8 +55,27 @@ func (a *ahead) rest(took time.Duration) time.Duration {
 		a.idle = 1 - busy.Seconds()/now.Sub(a.looked).Seconds()/float64(a.procs)
 		a.looked, a.before, a.own = now, used, 0
 	}
-	share := min(max(a.idle, leastIdle), 1) / aheadPart
+	idle := min(max(a.idle, leastIdle), 1)
+	share := idle / aheadPart
+	if a.procs > 1 && a.short() {
+		share = min(1, idle*float64(a.procs)/float64(a.workers()))
+	}
 	return min(time.Duration(float64(took)*(1-share)/share), longest)
+}
+
+// leastSleep is about as long as the shortest sleep takes while no other thread looks at the clock.
+const leastSleep = time.Millisecond
+
+// worker returns what has one worker sleep after each step that took so long. Of several processors it may have
+// one for some steps, so that it does not sleep for longer than it has to.
+func (a *ahead) worker() func(took time.Duration) {
+	var owed time.Duration
+	return func(took time.Duration) {
+		if owed += a.rest(took); a.procs == 1 || owed >= leastSleep {
+			time.Sleep(owed)
+			owed = 0
+		}
+	}
 }
 
 // processorTime is what the process has used.

@@ -1,32 +1,49 @@
 package main
 
 import (
+	"context"
+	"crypto/rand"
+	"slices"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"brightgid/idcodec"
 )
 
 // What works ahead takes a part of what others leave of the processors, and next to nothing where they
-// leave nothing.
+// leave nothing; of several, where little is ready, all.
 func TestWhatWorksAheadTakesWhatIsLeft(t *testing.T) {
 	const step = 100 * time.Microsecond
 	for _, c := range []struct {
 		procs   int
 		others  float64 // processors that are busy with other things
+		short   bool
 		workers int
 		want    float64 // of processors, of all workers
 	}{
-		{1, 0, 1, 1. / aheadPart},
-		{1, 0.5, 1, 0.5 / aheadPart},
-		{1, 0.9, 1, 0.1 / aheadPart},
-		{1, 1, 1, leastIdle / aheadPart},
-		{2, 1, 1, 0.5 / aheadPart},
-		{8, 0, 4, 4. / aheadPart},
-		{8, 4, 4, 2. / aheadPart},
-		{8, 8, 4, 4 * leastIdle / aheadPart},
+		{1, 0, false, 1, 1. / aheadPart},
+		{1, 0.5, false, 1, 0.5 / aheadPart},
+		{1, 0.9, false, 1, 0.1 / aheadPart},
+		{1, 1, false, 1, leastIdle / aheadPart},
+		{2, 1, false, 1, 0.5 / aheadPart},
+		{8, 0, false, 7, 7. / aheadPart},
+		{8, 4, false, 7, 3.5 / aheadPart},
+		{8, 8, false, 7, 7 * leastIdle / aheadPart},
+
+		{1, 0, true, 1, 1. / aheadPart},
+		{1, 0.5, true, 1, 0.5 / aheadPart},
+		{2, 0, true, 1, 1},
+		{2, 1, true, 1, 1},
+		{2, 1.5, true, 1, 0.5},
+		{8, 0, true, 7, 7},
+		{8, 4, true, 7, 4},
+		{8, 8, true, 7, 8 * leastIdle},
 	} {
 		var now time.Time
 		var used time.Duration
-		a := &ahead{procs: c.procs, used: func() time.Duration { return used }, now: func() time.Time { return now }, looked: now, idle: 1}
+		a := &ahead{procs: c.procs, short: func() bool { return c.short }, used: func() time.Duration { return used }, now: func() time.Time { return now }, looked: now, idle: 1}
 		if a.workers() != c.workers {
 			t.Errorf("of %d processors: %d workers, want %d", c.procs, a.workers(), c.workers)
 		}
@@ -48,18 +65,90 @@ func TestWhatWorksAheadTakesWhatIsLeft(t *testing.T) {
 			pass(a.rest(step))
 		}
 		if part := worked.Seconds() / (all / 2).Seconds() * float64(c.workers); part < 0.9*c.want || part > 1.1*c.want {
-			t.Errorf("%v of %d processors are busy: it takes %.4f of them, want %.4f", c.others, c.procs, part, c.want)
+			t.Errorf("%v of %d processors are busy, little is ready: %t: it takes %.4f of them, want %.4f", c.others, c.procs, c.short, part, c.want)
 		}
 	}
 }
 
 // A step that took long, or that somebody else's work had interrupted, is not followed by a rest without end.
 func TestARestEnds(t *testing.T) {
-	a := newAhead()
+	a := newAhead(func() bool { return false })
 	if d := a.rest(time.Hour); d != longest {
 		t.Errorf("a rest of %s", d)
 	}
 	if processorTime() <= 0 {
 		t.Error("the processor time is not told")
+	}
+}
+
+// BenchmarkSealedByAllProcessors prints how many EIDs a second one goroutine, as that which handles messages, has
+// sealed while nothing is ready but what is made meanwhile, and how many where nothing is. The ratio is
+// the number of processors where all of them take part.
+func BenchmarkSealedByAllProcessors(b *testing.B) {
+	k, _, err := idcodec.Deal(rand.Reader, 1, []string{"a"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	eid, err := idcodec.ParseEID("radius:alice")
+	if err != nil {
+		b.Fatal(err)
+	}
+	const atOnce = 10_000
+	sealing := func(s *idcodec.Sealer) float64 {
+		began := time.Now()
+		for range atOnce {
+			if _, err := s.Seal(eid); err != nil {
+				b.Fatal(err)
+			}
+		}
+		return atOnce / time.Since(began).Seconds()
+	}
+	alone := idcodec.NewSealer(rand.Reader, k, "isp.example", 1)
+	var rates, references []float64
+	for b.Loop() {
+		references = append(references, sealing(alone))
+		s := idcodec.NewSealer(rand.Reader, k, "isp.example", sealedAhead)
+		a := newAhead(func() bool { return s.Ready() < sealedAhead/2 })
+		ctx, cancel := context.WithCancel(b.Context())
+		var workers sync.WaitGroup
+		for range a.workers() {
+			workers.Go(func() {
+				if err := s.Run(ctx, a.worker()); err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		rates = append(rates, sealing(s))
+		cancel()
+		workers.Wait()
+	}
+	slices.Sort(rates)
+	slices.Sort(references)
+	rate, reference := rates[len(rates)/2], references[len(references)/2]
+	b.ReportMetric(rate, "seals/s")
+	b.ReportMetric(reference, "alone/s")
+	b.ReportMetric(rate/reference, "÷alone")
+}
+
+// A worker sleeps for as long as it has to in the end; of several processors not for less than a millisecond at once.
+func TestAWorkerSleepsForWhatItOwes(t *testing.T) {
+	for _, c := range []struct {
+		procs       int
+		first, then time.Duration // of sleep, after a step and after the next
+	}{
+		{1, 500 * time.Microsecond, 1000 * time.Microsecond},
+		{2, 0, 1000 * time.Microsecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			a := &ahead{procs: c.procs, short: func() bool { return false }, used: func() time.Duration { return 0 }, now: time.Now, looked: time.Now(), idle: 1}
+			began, rest := time.Now(), a.worker()
+			const step = 500 * time.Microsecond / (aheadPart - 1)
+			for i, want := range []time.Duration{c.first, c.then} {
+				rest(step)
+				if got := time.Since(began); got != want {
+					t.Errorf("of %d processors: %s of sleep after %d steps, want %s", c.procs, got, i+1, want)
+				}
+			}
+		})
 	}
 }

@@ -27,6 +27,7 @@ type collector struct {
 	updates    *dnsupdate.Stats
 
 	cached func() uint64 // leases that were granted as they were
+	sealed func() int    // NIDs that are ready but for their EIDs
 }
 
 var (
@@ -39,6 +40,7 @@ var (
 	descRegistered  = prometheus.NewDesc("gidserver_registered_total", "Addresses of clients' own making that were registered or refreshed (RFC 9686).", nil, nil)
 	descCached      = prometheus.NewDesc("gidserver_cached_total", "Leases that were granted as they were and not written; see cache-threshold.", nil, nil)
 	descWriteErrors = prometheus.NewDesc("gidserver_write_errors_total", "Replies that the kernel did not take.", nil, nil)
+	descSealed      = prometheus.NewDesc("gidserver_sealed_ahead", "NIDs that are made but for their EIDs. A new subscriber costs the processor a fifth where there is one.", nil, nil)
 	descSubscribers = prometheus.NewDesc("gidserver_subscribers", "Subscribers in the registry.", nil, nil)
 	descAnswers     = prometheus.NewDesc("gidserver_zone_answers_total", "Answers of the reverse zone, by what they say; limited are those of these that were cut or not sent.", []string{"result"}, nil)
 	descRADIUS      = prometheus.NewDesc("gidserver_radius_total", "Clients about whom RADIUS servers were asked, by what came of it; unsigned are those of failed whose answer had no right Message-Authenticator.", []string{"result"}, nil)
@@ -94,6 +96,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(descUpdates, c.updates.Refused.Load(), "refused")
 	counter(descUpdates, c.updates.Failed.Load(), "failed")
 	ch <- prometheus.MustNewConstMetric(descSubscribers, prometheus.GaugeValue, float64(c.store.Subscribers()))
+	ch <- prometheus.MustNewConstMetric(descSealed, prometheus.GaugeValue, float64(c.sealed()))
 	full := 0.0
 	if c.store.full() {
 		full = 1
@@ -123,9 +126,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(descDatabaseErrors, stats.Failures.Load())
 }
 
-func metricsHandler(stats *dhcpv6.Stats, store *database, zone *gidzone.Stats, asked *radius.Stats, told *radius.AccountingStats, updates *dnsupdate.Stats, cached func() uint64) http.Handler {
+func metricsHandler(c collector) http.Handler {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collector{stats, store, zone, asked, told, updates, cached}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(c, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{}))
 	return mux

@@ -202,7 +202,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 		if err != nil {
 			return fmt.Errorf("metrics.listen: %w", err)
 		}
-		h := &http.Server{Handler: metricsHandler(run.stats, store, answers, run.radius, run.accounting, run.updates, run.alloc.Cached)}
+		h := &http.Server{Handler: metricsHandler(collector{run.stats, store, answers, run.radius, run.accounting, run.updates, run.alloc.Cached, sealer.Ready})}
 		start("metrics", func(ctx context.Context) error { return control.Serve(ctx, h, l, log) })
 	}
 	socket, err := control.Listen(s.controlPath())
@@ -221,10 +221,10 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 		return server.Serve(ctx)
 	})
 	start("database", func(context.Context) error { return store.run(until, server, run.stats.Messages, log) })
-	ahead := newAhead()
+	ahead := newAhead(func() bool { return sealer.Ready() < sealedAhead/2 })
 	for range ahead.workers() {
 		start("sealing", func(ctx context.Context) error {
-			return sealer.Run(ctx, func(took time.Duration) { time.Sleep(ahead.rest(took)) })
+			return sealer.Run(ctx, ahead.worker())
 		})
 	}
 	start("reload", run.reloadOnHangup)
