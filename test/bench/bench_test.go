@@ -246,7 +246,7 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 		return s.last()
 	}
 	var few, many, fewJoined, manyJoined measured // of the echoes, with as many open as the servers
-	var disk measured
+	var disk, diskWaits measured
 	var lost, lostBeside, together []float64
 	for b.Loop() {
 		for round := range rounds {
@@ -316,7 +316,8 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 				r, err := netlab.EchoRate(echoConn, netip.AddrPortFrom(server, echoPort), size, int(few.last()/2), 200000)
 				must(err)
 				few.p99 = append(few.p99, milliseconds(r.Percentile(0.99)))
-				must(syncs(isp.Path("state"), &disk))
+				must(syncs(isp.Path("state"), openFor, &disk, &diskWaits))
+				s.writtenPressed.ratio = append(s.writtenPressed.ratio, last(s.writtenPressed.p99)/last(diskWaits.p99))
 				stall, _, err := stalls(openFor)
 				must(err)
 				lost = append(lost, stall)
@@ -352,6 +353,8 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 	b.ReportMetric(median(few.p99), "echo-half-load-p99-ms")
 	b.ReportMetric(median(disk.p50), "fdatasync-p50-ms")
 	b.ReportMetric(median(disk.p99), "fdatasync-p99-ms")
+	b.ReportMetric(median(diskWaits.p99), "disk-alone-p99-ms")
+	b.ReportMetric(median(gid.writtenPressed.ratio), "written-half-load-p99/disk-alone")
 	b.ReportMetric(median(lateKnown), "known-begun-late-p99-ms")
 	b.ReportMetric(median(lateWritten), "written-begun-late-p99-ms")
 	b.ReportMetric(median(lost), "‰-lost-to-pauses")
@@ -371,7 +374,7 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 	b.ReportMetric(median(fewJoined.rate), "joined-echoes/s")
 	b.ReportMetric(median(manyJoined.rate), fmt.Sprintf("joined-echoes/s-%d-open", manyOpen))
 	if path := os.Getenv("GID_BENCH_TABLE"); path != "" {
-		must(writeTable(path, servers, &few, &many, &fewJoined, &manyJoined, &disk, median(lateKnown), median(lateWritten), median(lost), median(lostBeside), median(together)))
+		must(writeTable(path, servers, &few, &many, &fewJoined, &manyJoined, &disk, &diskWaits, median(lateKnown), median(lateWritten), median(lost), median(lostBeside), median(together)))
 	}
 }
 
@@ -402,7 +405,9 @@ func (s *rival) freshest() *measured {
 // and percentiles of how long they took, in ms; and the messages' part of the echoes right after them.
 type measured struct{ rate, cpu, p50, p99, ratio []float64 }
 
-func (m *measured) last() float64 { return m.rate[len(m.rate)-1] }
+func (m *measured) last() float64 { return last(m.rate) }
+
+func last(x []float64) float64 { return x[len(x)-1] }
 
 func (m *measured) add(r *netlab.Result, used time.Duration) {
 	n := float64(r.Exchanges)
@@ -469,7 +474,7 @@ func stallsBeside(dir string) (permille, together float64, err error) {
 	go func() {
 		ended <- onCPU(loadCPU, func() error {
 			for !over.Load() {
-				if err := syncs(dir, new(measured)); err != nil {
+				if err := syncs(dir, period, new(measured), new(measured)); err != nil {
 					return err
 				}
 			}
@@ -481,9 +486,9 @@ func stallsBeside(dir string) (permille, together float64, err error) {
 	return permille, together, errors.Join(err, <-ended)
 }
 
-// syncs measures how long the disk takes to have 4 KiB, one write after another in a file that was
-// written before, as a server's log is.
-func syncs(dir string, m *measured) error {
+// syncs measures for a while how long the disk takes to have 4 KiB, one write after another in a file that
+// was written before, as a server's log is; and how long one waits who comes at any time, see waits.
+func syncs(dir string, while time.Duration, m, waited *measured) error {
 	const count = 1000
 	f, err := os.CreateTemp(dir, "syncs")
 	if err != nil {
@@ -498,21 +503,36 @@ func syncs(dir string, m *measured) error {
 	if err := f.Sync(); err != nil {
 		return err
 	}
-	took := make([]time.Duration, count)
-	for i := range took {
+	var took []time.Duration
+	for start := time.Now(); time.Since(start) < while; {
 		began := time.Now()
-		if _, err := f.WriteAt(page, int64(i*len(page))); err != nil {
+		if _, err := f.WriteAt(page, int64(len(took)%count*len(page))); err != nil {
 			return err
 		}
 		if err := unix.Fdatasync(int(f.Fd())); err != nil {
 			return err
 		}
-		took[i] = time.Since(began)
+		took = append(took, time.Since(began))
 	}
+	all := waits(took)
+	waited.p99 = append(waited.p99, milliseconds(all[len(all)*99/100]))
 	slices.Sort(took)
-	m.p50 = append(m.p50, milliseconds(took[count/2]))
-	m.p99 = append(m.p99, milliseconds(took[count*99/100]))
+	m.p50 = append(m.p50, milliseconds(took[len(took)/2]))
+	m.p99 = append(m.p99, milliseconds(took[len(took)*99/100]))
 	return nil
+}
+
+// waits returns how long those wait, in order, who come every 10 µs while one sync follows another and need what
+// they bring on disk: until the one that is under way has ended, and the next. No server that syncs
+// before it answers does better on that disk.
+func waits(syncs []time.Duration) (all []time.Duration) {
+	for i, d := range syncs[:len(syncs)-1] {
+		for ; d > 0; d -= 10 * time.Microsecond {
+			all = append(all, d+syncs[i+1])
+		}
+	}
+	slices.Sort(all)
+	return all
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -576,7 +596,7 @@ func rivals(b *testing.B, isp *netlab.ISP, pin []string) (out []*rival) {
 
 // writeTable writes what was measured into a Markdown file, between two marks, and a plot of it
 // beside the file.
-func writeTable(path string, servers []*rival, few, many, fewJoined, manyJoined, disk *measured, lateKnown, lateWritten, lost, beside, together float64) error {
+func writeTable(path string, servers []*rival, few, many, fewJoined, manyJoined, disk, diskWaits *measured, lateKnown, lateWritten, lost, beside, together float64) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -632,11 +652,12 @@ func writeTable(path string, servers []*rival, few, many, fewJoined, manyJoined,
 	one := fmt.Sprintf("%.1f", 2*median(few.cpu))
 	row("echo, two datagrams; p99 of one at half of its rate", one, one, one, one, "", "", "", fmt.Sprintf("%.1f", median(few.p99)), "", fmt.Sprintf("%.1f", median(few.p99)))
 	fmt.Fprintf(&t, "\nAt half of the rate that is the goal, %.2f of the echo's, gidserver's p99 was %.1f ms for known clients, and %.1f where each exchange writes; "+
-		"at half of its own it was %.1f where each writes and the load does not rest. "+
+		"at half of its own it was %.1f where each writes and the load does not rest, %.1f times what the disk alone made it in the same round, "+
+		"%.1f ms: who comes at any time waits for the rest of one sync and for the next. "+
 		"In the same run the disk took %.2f ms for a sync, and %.2f in one of a hundred, with nothing else to do; at half of the rate one exchange in a hundred "+
 		"began %.1f ms late or later (%.1f where each is written), for which the load or the machine is to blame; and the servers' processor, with nothing to do but to look at the clock, "+
 		"stood still for a millisecond and more at a time in %.1f ‰ of the time, and in %.1f ‰ while the other had the disk sync one write after another; %.0f %% of the latter ended in the same tenth of each tenth of a second.\n",
-		goal/2, median(gid.knownAsked.p99), median(gid.writtenAsked.p99), median(gid.writtenPressed.p99), median(disk.p50), median(disk.p99), lateKnown, lateWritten, lost, beside, 100*together)
+		goal/2, median(gid.knownAsked.p99), median(gid.writtenAsked.p99), median(gid.writtenPressed.p99), median(gid.writtenPressed.ratio), median(diskWaits.p99), median(disk.p50), median(disk.p99), lateKnown, lateWritten, lost, beside, 100*together)
 	t.WriteString("\n![Exchanges a second](bench-dhcp.svg)\n")
 	names, values = append(names, "echo"), append(values, median(few.rate)/2)
 	return errors.Join(
