@@ -84,6 +84,7 @@ bench-dhcp: bench-deps build
 
 bench: bench-deps build fabric-tools
 	$(GO) test -run '^$$' -bench . -benchtime 2s ./idcodec ./dhcpv6 ./sava
+	$(GO) test -run '^$$' -bench SealedByAll -benchtime 3x ./cmd/gidserver
 	$(GO) test -run '^$$' -bench . -benchtime 5x ./ledgeranchor/embedded
 	$(GO) test -run '^$$' -bench 'Report|TenThousand' -benchtime 1x ./trace
 	$(GO) test -run '^$$' -bench Resolution -benchtime 50x ./trace

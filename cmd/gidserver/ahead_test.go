@@ -108,7 +108,7 @@ func BenchmarkSealedByAllProcessors(b *testing.B) {
 	for b.Loop() {
 		references = append(references, sealing(alone))
 		s := idcodec.NewSealer(rand.Reader, k, "isp.example", sealedAhead)
-		a := newAhead(func() bool { return s.Ready() < sealedAhead/2 })
+		a := newAhead(func() bool { return s.Ready() < fewAhead })
 		ctx, cancel := context.WithCancel(b.Context())
 		var workers sync.WaitGroup
 		for range a.workers() {

@@ -74,6 +74,10 @@ const cachedClients = 1 << 15
 // the work that its NID is, for instance when a link changes to this server; 232 bytes each.
 const sealedAhead = 1 << 15
 
+// fewAhead is little of that: with less, all processors that have nothing else to do work on it. More would have
+// each start take a second of them, for whoever comes next.
+const fewAhead = sealedAhead / 8
+
 // breath is how long what works in the background in small steps rests after each, so that on one
 // processor packets do not wait until the scheduler takes it away from the work.
 const breath = 100 * time.Microsecond
@@ -221,7 +225,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 		return server.Serve(ctx)
 	})
 	start("database", func(context.Context) error { return store.run(until, server, run.stats.Messages, log) })
-	ahead := newAhead(func() bool { return sealer.Ready() < sealedAhead/2 })
+	ahead := newAhead(func() bool { return sealer.Ready() < fewAhead })
 	for range ahead.workers() {
 		start("sealing", func(ctx context.Context) error {
 			return sealer.Run(ctx, ahead.worker())

@@ -330,6 +330,9 @@ func TestAMessageIsHandledOnce(t *testing.T) {
 	if want := "gidserver_database_compact_bytes 0\n"; !strings.Contains(metrics, want) { // of one lease
 		t.Errorf("no %q in the metrics:\n%s", want, metrics)
 	}
+	if strings.Contains(metrics, "gidserver_sealed_ahead 0\n") || !strings.Contains(metrics, "\ngidserver_sealed_ahead ") {
+		t.Errorf("nothing is sealed ahead, by the metrics:\n%s", metrics)
+	}
 }
 
 func TestARogueRelaySpeaksForNobody(t *testing.T) {
