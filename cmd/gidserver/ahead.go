@@ -41,7 +41,7 @@ func newAhead(short func() bool) *ahead {
 	return &ahead{procs: runtime.GOMAXPROCS(0), short: short, used: processorTime, now: time.Now, looked: time.Now(), before: processorTime(), idle: 1}
 }
 
-// workers is how many there should be. Of several processors one is none's, which reads packets.
+// workers is how many there should be: of several processors one is left, for packets.
 func (a *ahead) workers() int { return max(1, a.procs-1) }
 
 // rest returns how long to rest after a step that took so long.

@@ -82,8 +82,8 @@ func TestARestEnds(t *testing.T) {
 }
 
 // BenchmarkSealedByAllProcessors prints how many EIDs a second one goroutine, as that which handles messages, has
-// sealed while nothing is ready but what is made meanwhile, and how many where nothing is. The ratio is
-// the number of processors where all of them take part.
+// sealed while nothing is ready but what is made meanwhile, and how many where nothing is. The ratio would be
+// the number of processors if the work were the only thing that they do and divided evenly.
 func BenchmarkSealedByAllProcessors(b *testing.B) {
 	k, _, err := idcodec.Deal(rand.Reader, 1, []string{"a"})
 	if err != nil {

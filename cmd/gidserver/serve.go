@@ -74,8 +74,8 @@ const cachedClients = 1 << 15
 // the work that its NID is, for instance when a link changes to this server; 232 bytes each.
 const sealedAhead = 1 << 15
 
-// fewAhead is little of that: with less, all processors that have nothing else to do work on it. More would have
-// each start take a second of them, for whoever comes next.
+// fewAhead is little of that: with less, all processors that have nothing else to do work on it. More of it
+// would cost each start a second or two of them, and new subscribers would come in no faster.
 const fewAhead = sealedAhead / 8
 
 // breath is how long what works in the background in small steps rests after each, so that on one
