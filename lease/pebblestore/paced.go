@@ -56,7 +56,7 @@ const (
 	maxPace = time.Millisecond
 
 	// manySublevels is when Pebble does not come after: it begins with half as many (see shape).
-	manySublevels = 16
+	manySublevels = 32
 )
 
 // pace has Pebble rest for as long as it worked, so that it has half of a processor, unless somebody

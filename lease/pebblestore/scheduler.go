@@ -13,8 +13,8 @@ import (
 // level anew.
 func shape(o *pebble.Options) {
 	o.LBaseMaxBytes = 512 << 20
-	o.L0CompactionThreshold = 16 // it begins with half as many sublevels
-	o.L0StopWritesThreshold = 24
+	o.L0CompactionThreshold = manySublevels // it begins with half as many
+	o.L0StopWritesThreshold = 3 * manySublevels / 2
 	// What is not in the others is in the last level, or nowhere, of which the index knows. With many leases
 	// its filters would be larger than the cache.
 	last := len(o.Levels) - 1

@@ -14,7 +14,7 @@ import (
 func TestPebbleCompactsNothingUntilItIsOpen(t *testing.T) {
 	mem := vfs.NewMem()
 	db := openPebble(t, "", mem, func(o *pebble.Options) { o.DisableAutomaticCompactions = true })
-	for range 8 {
+	for range manySublevels / 2 {
 		flushMany(t, db)
 	}
 	closePebble(t, db)
