@@ -10,8 +10,8 @@ import (
 
 // ahead has what works ahead of need rest after each step, for so long that it takes only a part of what the
 // process leaves of its processors: much without traffic, and next to nothing where clients want all. Where little
-// is ready and the process has several processors, it takes all that is left of them: clients who come meanwhile
-// wait for what is not ready, one after the other, while the other processors have nothing to do. It is safe for
+// is ready and the process has several processors, it takes all that is left of them: clients who come
+// would else wait for what is not ready, one after the other, while the other processors have nothing to do. It is safe for
 // concurrent use.
 type ahead struct {
 	procs int                  // that the process has
@@ -26,8 +26,8 @@ type ahead struct {
 	idle   float64       // part of the processors that nothing else used
 }
 
-// aheadPart: a worker takes a sixth of what is idle of one processor. Where all is, a step takes a tenth of a
-// millisecond, and who sleeps for less than a millisecond sleeps for one, so that it is rather a tenth.
+// aheadPart: a worker takes a sixth of what is idle of one processor. Where there is but one and all of it is, a step takes a
+// tenth of a millisecond, and who sleeps for less than a millisecond sleeps for one, so that it is rather a tenth.
 const aheadPart = 6
 
 const (

@@ -40,7 +40,7 @@ var (
 	descRegistered  = prometheus.NewDesc("gidserver_registered_total", "Addresses of clients' own making that were registered or refreshed (RFC 9686).", nil, nil)
 	descCached      = prometheus.NewDesc("gidserver_cached_total", "Leases that were granted as they were and not written; see cache-threshold.", nil, nil)
 	descWriteErrors = prometheus.NewDesc("gidserver_write_errors_total", "Replies that the kernel did not take.", nil, nil)
-	descSealed      = prometheus.NewDesc("gidserver_sealed_ahead", "NIDs that are made but for their EIDs. A new subscriber costs the processor a sixth where there is one.", nil, nil)
+	descSealed      = prometheus.NewDesc("gidserver_sealed_ahead", "NIDs that are made but for their EIDs. A new subscriber costs the processor about a fifth where there is one.", nil, nil)
 	descSubscribers = prometheus.NewDesc("gidserver_subscribers", "Subscribers in the registry.", nil, nil)
 	descAnswers     = prometheus.NewDesc("gidserver_zone_answers_total", "Answers of the reverse zone, by what they say; limited are those of these that were cut or not sent.", []string{"result"}, nil)
 	descRADIUS      = prometheus.NewDesc("gidserver_radius_total", "Clients about whom RADIUS servers were asked, by what came of it; unsigned are those of failed whose answer had no right Message-Authenticator.", []string{"result"}, nil)
