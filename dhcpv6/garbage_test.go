@@ -26,7 +26,10 @@ func TestAKnownClientMakesNoGarbage(t *testing.T) {
 			for i := range m.h.cfg.Links {
 				m.h.cfg.Links[i].Policy = &policy
 			}
-			msgs := m.renewals(batchSize)
+			renewals, msgs := m.renewals(batchSize), make(someMessages, batchSize)
+			for i := range msgs {
+				msgs[i] = renewals.at(i)
+			}
 			out := make([]byte, 0, 1024)
 			var f lease.Foreseen
 			batch := func() {

@@ -22,7 +22,7 @@ func BenchmarkNewClients(b *testing.B) {
 	m.settle()
 	const atOnce = 200_000
 	var took, used time.Duration
-	next, msgs := m.n, make([][]byte, 0, 2*atOnce)
+	next, msgs := m.n, make(someMessages, 0, 2*atOnce)
 	for b.Loop() {
 		msgs = msgs[:0]
 		for end := next + atOnce; next < end; next += batchSize {
