@@ -61,6 +61,47 @@ func AppendRecord(b []byte, l *Lease) []byte {
 	return b
 }
 
+// Where a record has the times that a renewal changes, and where its strings begin.
+const (
+	offUpdated = 32
+	offIAID    = 56
+)
+
+// Times are the times of a lease that a renewal changes, in seconds since 1970.
+type Times struct{ Updated, PreferredUntil, ValidUntil int64 }
+
+// RecordTimes returns the times in a record, or none of one that is too short to be one.
+func RecordTimes(record []byte) Times {
+	if len(record) < leaseFixedLen {
+		return Times{}
+	}
+	i64 := func(at int) int64 { return int64(binary.BigEndian.Uint64(record[at:])) }
+	return Times{i64(offUpdated), i64(offUpdated + 8), i64(offUpdated + 16)}
+}
+
+// Put writes the times into a record, which is long enough to be one.
+func (t Times) Put(record []byte) {
+	for i, n := range [...]int64{t.Updated, t.PreferredUntil, t.ValidUntil} {
+		binary.BigEndian.PutUint64(record[offUpdated+8*i:], uint64(n))
+	}
+}
+
+// RecordRest returns what is before the times in a record, and what is after them.
+func RecordRest(record []byte) (before, after []byte) {
+	if len(record) < leaseFixedLen {
+		return record, nil
+	}
+	return record[:offUpdated], record[offIAID:]
+}
+
+// RecordSubscriber returns the subscriber's number in a record, and whether it is long enough to have one.
+func RecordSubscriber(record []byte) (number uint64, ok bool) {
+	if len(record) < leaseFixedLen {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64(record[8:]), true
+}
+
 // RecordEpoch returns the epoch in a record, and whether it is long enough to have one.
 func RecordEpoch(record []byte) (epoch uint32, ok bool) {
 	if len(record) < leaseFixedLen {
@@ -71,12 +112,18 @@ func RecordEpoch(record []byte) (epoch uint32, ok bool) {
 
 // RecordBits returns the length of a delegated prefix in a record, or 0 for an address.
 func RecordBits(record []byte) uint8 {
-	if record[0] == leaseVersion {
+	if len(record) < leaseFixedLen || record[0] == leaseVersion {
 		return 0
 	}
 	at := leaseFixedLen
 	for range 3 {
+		if at >= len(record) {
+			return 0
+		}
 		at += 1 + int(record[at])
+	}
+	if at >= len(record) {
+		return 0
 	}
 	return record[at]
 }

@@ -5,6 +5,7 @@ import (
 
 	"brightgid/lease"
 	"brightgid/lease/arena"
+	"brightgid/lease/renewals"
 )
 
 const (
@@ -21,8 +22,8 @@ type ahead struct {
 	clients []uint32 // hashes
 	keys    []uint32 // the same of those who are behind them
 	filed   []filed
-	addrs   [][16]byte
 	listed  []uint32 // hashes of those addresses whose leases are somewhere else
+	places  []renewals.Key
 }
 
 // filed is where it is what a client has.
@@ -43,8 +44,7 @@ type near struct {
 
 // fetcher is a store behind the index that has memory, too, which it writes leases to.
 type fetcher interface {
-	Slots(lines arena.Lines, addrs [][16]byte) arena.Lines
-	Blocks(lines arena.Lines, addrs [][16]byte) arena.Lines
+	Places(lines arena.Lines, keys []renewals.Key) arena.Lines
 }
 
 // Prefetch has the processor fetch what the messages of these clients will need, before they are
@@ -53,7 +53,7 @@ type fetcher interface {
 // need comes at the same time.
 func (x *Index) Prefetch(f *lease.Foreseen) {
 	a := &x.ahead
-	a.clients, a.keys, a.filed, a.addrs, a.listed = a.clients[:0], a.keys[:0], a.filed[:0], a.addrs[:0], a.listed[:0]
+	a.clients, a.keys, a.filed, a.listed, a.places = a.clients[:0], a.keys[:0], a.filed[:0], a.listed[:0], a.places[:0]
 	for i := range f.Clients {
 		hash := x.hashClient(f.Clients[i])
 		a.clients = append(a.clients, hash)
@@ -83,25 +83,24 @@ func (x *Index) Prefetch(f *lease.Foreseen) {
 		kind, b := x.block(c.at)
 		if kind == kindList {
 			for b = b[6+int(b[5]):]; len(b) >= 16; b = b[16:] {
-				raw := [16]byte(b)
-				hash := x.hashAddr(raw)
-				a.addrs, a.listed = append(a.addrs, raw), append(a.listed, hash)
+				hash := x.hashAddr([16]byte(b))
+				a.listed = append(a.listed, hash)
 				a.lines = a.lines.Slot(x.addrs, hash)
 			}
 			continue
 		}
 		raw := [16]byte(b)
 		x.near.leases[x.hashAddr(raw)%nearby] = c.at
-		a.addrs = append(a.addrs, raw)
+		a.places = append(a.places, x.place(c.at))
 		if n := binary.BigEndian.Uint64(b[16+offSubscriber:]); n/halvesAtOnce < uint64(len(x.halves)) {
 			x.near.numbers[c.key%nearby] = uint32(n) + 1
 			a.lines = a.lines.Memory(x.half(n), 16)
 		}
 	}
-	if x.behind != nil {
-		a.lines = x.behind.Slots(a.lines, a.addrs)
+	a.lines = x.fetchPlaces(a.lines.Fetch())
+	if len(a.listed) == 0 {
+		return
 	}
-	a.lines = a.lines.Fetch()
 
 	for _, hash := range a.listed {
 		if r := x.addrs.Probably(hash); r != 0 {
@@ -109,8 +108,28 @@ func (x *Index) Prefetch(f *lease.Foreseen) {
 			a.lines = a.lines.Block(x.blocks, r, blockLen)
 		}
 	}
-	if x.behind != nil {
-		a.lines = x.behind.Blocks(a.lines, a.addrs)
-	}
 	a.lines = a.lines.Fetch()
+
+	for _, hash := range a.listed {
+		if r := x.near.leases[hash%nearby]; r != 0 {
+			a.places = append(a.places, x.place(r))
+		}
+	}
+	a.lines = x.fetchPlaces(a.lines)
+}
+
+// place is where the store has the times of a lease.
+func (x *Index) place(r arena.Ref) renewals.Key {
+	_, b := x.block(r)
+	n, _ := lease.RecordSubscriber(b[16:])
+	return renewals.KeyOf(n, lease.RecordBits(b[16:]) != 0)
+}
+
+// fetchPlaces fetches what the store behind has of leases.
+func (x *Index) fetchPlaces(lines arena.Lines) arena.Lines {
+	if x.behind != nil {
+		lines = x.behind.Places(lines, x.ahead.places)
+	}
+	x.ahead.places = x.ahead.places[:0]
+	return lines.Fetch()
 }

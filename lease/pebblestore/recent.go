@@ -69,7 +69,7 @@ func (t *table) get(addr [16]byte) ([]byte, bool) {
 	return t.at(t.places.At(at)), true
 }
 
-// slots adds where get and put begin to look.
+// slots adds where get begins to look.
 func (t *table) slots(lines arena.Lines, addrs [][16]byte) arena.Lines {
 	if t.places == nil {
 		return lines
@@ -200,7 +200,7 @@ func (t *table) next() (addr [16]byte, ok bool) {
 }
 
 // give writes up to n of the records in the order of their addresses, which costs Pebble least,
-// and reports whether there are more. All have to be sorted.
+// and reports whether there are more. All have to be sorted. given is whose they were.
 func (t *table) give(batch *pebble.Batch, n int) (more bool) {
 	t.given = t.given[:0]
 	for more = true; more && len(t.given) < n; {
@@ -278,13 +278,14 @@ func (s *Store) giveRest() error {
 		s.order.Lock()
 		more = t.give(batch, atOnce)
 		err := s.db.Apply(batch, pebble.NoSync)
-		switch {
-		case err != nil:
+		if err != nil {
 			t.again()
-		case !more:
+		} else {
 			s.mu.Lock()
-			s.draining = nil
-			s.drained++
+			s.given()
+			if s.moved++; !more {
+				s.draining = nil
+			}
 			s.mu.Unlock()
 		}
 		s.order.Unlock()
@@ -301,8 +302,30 @@ func (s *Store) giveRest() error {
 	return nil
 }
 
+// given has leases that Pebble was given have a place each, unless it is another's or they were
+// renewed meanwhile.
+func (s *Store) given() {
+	for _, addr := range s.draining.given {
+		record, ok := s.draining.get(addr)
+		if !ok {
+			continue // it was removed
+		}
+		if _, again := s.recent.get(addr); !again {
+			if k, ok := placeIn(record); ok {
+				if _, taken := s.places.Owner(k); !taken {
+					s.places.Take(k, &addr, record)
+				}
+			}
+		}
+		s.draining.remove(addr)
+	}
+}
+
 // restUnlessBehind is rest unless leases come faster than they go.
 func (s *Store) restUnlessBehind(took time.Duration) {
+	if s.hurry.Load() > 0 { // as while it is opened and has no log
+		return
+	}
 	s.mu.RLock()
 	behind := s.recent.len() > 2*maxRecent
 	s.mu.RUnlock()
@@ -396,6 +419,9 @@ func (s *Store) flush() error {
 	if err == nil {
 		err = s.db.Flush()
 		s.measure()
+	}
+	if err == nil {
+		err = s.saveRenewals()
 	}
 	if err == nil {
 		err = s.wal.Remove(files)

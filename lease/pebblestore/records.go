@@ -7,10 +7,12 @@ import (
 
 	"brightgid/idcodec"
 	"brightgid/lease"
+	"brightgid/lease/renewals"
 )
 
-// formatVersion is stored under keyFormat. Format 1 had all in Pebble and its log.
-const formatVersion = 2
+// formatVersion is stored under keyFormat. Format 1 had all in Pebble and its log, format 2 had no
+// file of renewals.
+const formatVersion = 3
 
 var keyFormat = []byte("Fformat")
 
@@ -70,6 +72,19 @@ func historyPrefix(b []byte, a netip.Addr) []byte {
 
 func historyKey(b []byte, l *lease.Lease) []byte {
 	return binary.BigEndian.AppendUint64(historyPrefix(b, l.Addr), uint64(l.Start.Unix()))
+}
+
+// tagRenewal is of keys that the log has, and Pebble has not: key of a place(8) → place; see package renewals.
+const tagRenewal = 'T'
+
+func renewalKey(b []byte, k renewals.Key) []byte { return k.Append(append(b, tagRenewal)) }
+
+func placeOf(l *lease.Lease) renewals.Key { return renewals.KeyOf(l.Subscriber, l.Bits != 0) }
+
+// placeIn is placeOf by the record of a lease.
+func placeIn(record []byte) (renewals.Key, bool) {
+	n, ok := lease.RecordSubscriber(record)
+	return renewals.KeyOf(n, ok && lease.RecordBits(record) != 0), ok
 }
 
 func addrOfKey(k []byte) netip.Addr { return netip.AddrFrom16([16]byte(k[1:17])) }

@@ -5,10 +5,16 @@
 // a point in it; any number of leases share one sync, and nobody holds a lock across the disk.
 //
 // Pebble keeps no log. What it has in memory is not lost, since the log has it until Pebble has
-// written it. A renewal, which changes one lease's record and nothing else, is in a table before
-// Pebble (recent.go) and comes to it later, once for all renewals of the lease meanwhile and
-// together with others: what goes into Pebble is sorted in memory, written, and rewritten some
-// times, for each of which a renewal is too little.
+// written it. What goes into Pebble is sorted in memory, written, and rewritten some times, for each
+// of which a renewal is too little. One that changes nothing but times goes to the place that its
+// lease has in memory (package renewals), all of which are written into a file of their own when the log
+// is long. Another, as of a lease without a place, is in a table before Pebble (recent.go) and comes to it later,
+// once for all renewals of the lease meanwhile and together with others.
+//
+// Three things hold. A lease that is in such a table has no place. A place is of a record that Pebble
+// has but for its times, or of none: whenever Pebble is given another, it is taken for that or left. And the
+// file has nothing that the log has not durably had, nor of what Pebble has not written and the log
+// not any more.
 //
 // After a crash all is there that a barrier was waited for. Of what came after it, each update is
 // there wholly or not at all, and a renewal may be missing where something later of another lease is
@@ -37,6 +43,7 @@ import (
 	"brightgid/lease"
 	"brightgid/lease/arena"
 	"brightgid/lease/datasync"
+	"brightgid/lease/renewals"
 	"brightgid/lease/wal"
 )
 
@@ -75,6 +82,7 @@ const smallLog = 4 << 20
 // Store is a lease.Store on disk.
 type Store struct {
 	dir string
+	fs  vfs.FS
 	db  *pebble.DB
 	wal *wal.Log // nil if the store is for reading
 	log *slog.Logger
@@ -89,10 +97,12 @@ type Store struct {
 	// wait for it.
 	order sync.Mutex
 
-	mu       sync.RWMutex // guards what follows; draining is changed under order, too
-	recent   *table       // leases that the log has and Pebble has not as they are, or not for long; it has each address
-	draining *table       // those that are being given to it; nil if none are
-	drained  uint64       // how often all were
+	mu       sync.RWMutex     // guards what follows; draining is changed under order, too
+	recent   *table           // leases that the log has and Pebble has not as they are, or not for long; it has each address
+	draining *table           // those that are being given to it; nil if none are
+	places   *renewals.Places // of those whose times Pebble has not; but for renewals changed under order, too
+	moved    uint64           // how often leases went from one of these to Pebble
+	evicted  []eviction       // scratch
 
 	drain  sync.Mutex   // held while leases are given to Pebble
 	empty  *table       // what recent will be when it is drained the next time
@@ -144,8 +154,9 @@ func Open(dir string, o Options) (*Store, error) {
 	s.hurry.Add(1) // who waits until it is open
 	defer s.hurry.Add(-1)
 	compactions := newScheduler()
+	s.fs = vfs.OnDiskFull(pacedFS{vfs.Default, paceEvery, s.pace}, func() { s.waitForSpace(o.Reserve) })
 	opts := &pebble.Options{
-		FS:                 vfs.OnDiskFull(pacedFS{vfs.Default, paceEvery, s.pace}, func() { s.waitForSpace(o.Reserve) }),
+		FS:                 s.fs,
 		Logger:             logger{o.Log},
 		ReadOnly:           o.ReadOnly,
 		ErrorIfNotExists:   o.ReadOnly,
@@ -167,7 +178,7 @@ func Open(dir string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("lease database %s: %w", dir, err)
 	}
 	compactions.opened() // and a replay may have to wait for some
-	err = s.checkFormat(o.ReadOnly)
+	err = s.loadRenewals(o.ReadOnly)
 	if err == nil && !o.ReadOnly {
 		err = s.openLog(logDir, o)
 	}
@@ -208,32 +219,48 @@ func recoverFirst(dir string, o Options) error {
 	return s.Close()
 }
 
-// checkFormat checks the format, and writes it into a database that is new or of format 1, which
-// is this one without a log but Pebble's.
-func (s *Store) checkFormat(readOnly bool) error {
+// format returns the format of a database, 0 of one that is new.
+func (s *Store) format(readOnly bool) (byte, error) {
 	version, err := s.get(keyFormat)
 	switch {
 	case errors.Is(err, lease.ErrNotFound) && !readOnly:
+		return 0, nil
 	case err != nil:
-		return err
+		return 0, err
 	case len(version) != 1 || version[0] == 0 || version[0] > formatVersion:
-		return fmt.Errorf("format %x: this program reads formats 1 to %d", version, formatVersion)
-	case readOnly || version[0] == formatVersion:
-		return nil
+		return 0, fmt.Errorf("format %x: this program reads formats 1 to %d", version, formatVersion)
 	}
-	// Who knows format 1 only must not open it from now on.
+	return version[0], nil
+}
+
+// setFormat has who knows older formats only not open the database from now on.
+func (s *Store) setFormat() error {
 	return errors.Join(s.db.Set(keyFormat, []byte{formatVersion}, pebble.NoSync), s.db.Flush())
 }
 
-// openLog gives Pebble what a log has that was left, and begins one.
+// replay does an operation of a log that was left.
+func (s *Store) replay(batch *pebble.Batch, key, value []byte, set bool) error {
+	switch {
+	case len(key) == 1+renewals.KeyLen && key[0] == tagRenewal && set:
+		k, _ := renewals.ParseKey(key[1:])
+		return s.places.Set(k, value)
+	case !set:
+		return batch.Delete(key, nil)
+	case len(key) == 17 && key[0] == tagLease:
+		addr := [16]byte(key[1:])
+		if k, ok := placeIn(value); ok {
+			s.places.Leave(k, &addr)
+		}
+	}
+	return batch.Set(key, value, nil)
+}
+
+// openLog does what a log has that was left, and begins one.
 func (s *Store) openLog(dir string, o Options) error {
 	batch := s.db.NewBatch()
 	frames, err := wal.Replay(dir, func(operations []byte) error {
 		err := wal.Operations(operations, func(key, value []byte, set bool) error {
-			if set {
-				return batch.Set(key, value, nil)
-			}
-			return batch.Delete(key, nil)
+			return s.replay(batch, key, value, set)
 		})
 		if err == nil && batch.Len() > 4<<20 {
 			err = s.db.Apply(batch, pebble.NoSync)
@@ -245,6 +272,9 @@ func (s *Store) openLog(dir string, o Options) error {
 		s.log.Info("the last process did not close the lease database; its log is replayed", "commits", frames)
 		if err = s.db.Apply(batch, pebble.NoSync); err == nil {
 			err = s.db.Flush()
+		}
+		if err == nil {
+			err = s.saveRenewals()
 		}
 	}
 	if err = errors.Join(err, batch.Close()); err != nil {
@@ -393,31 +423,63 @@ func (s *Store) Subscriber(n uint64) (lease.Subscriber, error) {
 func (s *Store) Subscribers() uint64 { return s.next.Load() }
 
 // Lease implements lease.Store.
-func (s *Store) Lease(addr netip.Addr) (l lease.Lease, err error) {
-	if l, ok, err := s.recentLease(addr); ok {
-		return l, err
+func (s *Store) Lease(addr netip.Addr) (lease.Lease, error) {
+	var buf [recordLen]byte
+	record, err := s.record(buf[:0], addr)
+	if err != nil {
+		return lease.Lease{}, err
 	}
-	var buf [17]byte
-	err = s.view(leaseKey(buf[:0], addr), func(v []byte) error {
-		l, err = lease.ParseRecord(addr, v)
-		return err
-	})
-	return l, err
+	return lease.ParseRecord(addr, record)
 }
 
-// recentLease returns a lease that Pebble has not as it is, or not for long.
-func (s *Store) recentLease(addr netip.Addr) (l lease.Lease, ok bool, err error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	record, ok := s.recentRecord(addr)
-	if !ok {
-		return l, false, nil
+// recordLen is what nearly all records have room in.
+const recordLen = 192
+
+// record appends the record of a lease to b, as it is.
+func (s *Store) record(b []byte, addr netip.Addr) ([]byte, error) {
+	var key [17]byte
+	for tries := 0; ; tries++ {
+		s.mu.RLock()
+		record, ok := s.recentRecord(addr)
+		b = append(b, record...)
+		moved := s.moved
+		s.mu.RUnlock()
+		if ok {
+			return b, nil
+		}
+		if tries == 3 { // and now nothing moves
+			s.order.Lock()
+			defer s.order.Unlock()
+		}
+		err := s.view(leaseKey(key[:0], addr), func(v []byte) error {
+			b = append(b, v...)
+			return nil
+		})
+		s.mu.RLock()
+		_, ok = s.recentRecord(addr)
+		if ok = !ok && moved == s.moved; ok && err == nil {
+			s.renewed(addr, b)
+		}
+		s.mu.RUnlock()
+		if ok || tries == 3 {
+			return b, err
+		}
+		b = b[:0]
 	}
-	l, err = lease.ParseRecord(addr, record)
-	return l, true, err
 }
 
-// recentRecord is recentLease for who holds mu, which the record is valid for.
+// renewed gives a record that Pebble has the times that its lease has. Who calls it holds mu.
+func (s *Store) renewed(addr netip.Addr, record []byte) {
+	if k, ok := placeIn(record); ok {
+		raw := addr.As16()
+		if t, ok := s.places.Times(k, &raw, record); ok {
+			t.Put(record)
+		}
+	}
+}
+
+// recentRecord returns the record of a lease that Pebble has not as it is, or not for long. Who calls it
+// holds mu, as long as which the record is valid.
 func (s *Store) recentRecord(addr netip.Addr) (record []byte, ok bool) {
 	raw := addr.As16()
 	record, ok = s.recent.get(raw)
@@ -574,13 +636,13 @@ func (s *Store) Apply(u *lease.Update) error {
 			s.set(keyLengths, lengths)
 		}
 	}
-	var gone []netip.Addr
+	var gone []lease.Lease
 	for i := range u.Delete {
 		l := &u.Delete[i]
 		switch newest, err := s.Lease(l.Addr); {
 		case err == nil && newest.Start.Equal(l.Start):
 			s.delete(leaseKey(kbuf[:0], l.Addr))
-			gone = append(gone, l.Addr)
+			gone = append(gone, newest)
 		case err != nil && !errors.Is(err, lease.ErrNotFound):
 			return err
 		}
@@ -645,19 +707,14 @@ func (s *Store) setAddrs(key []byte, addrs []netip.Addr) {
 	s.set(key, s.value)
 }
 
-// Slots and Blocks add what will be looked at when leases of these addresses are written: Blocks
-// when the processor has what Slots has added.
-func (s *Store) Slots(lines arena.Lines, addrs [][16]byte) arena.Lines {
+// Places adds what will be looked at when the leases of some places are renewed.
+func (s *Store) Places(lines arena.Lines, keys []renewals.Key) arena.Lines {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.recent.slots(lines, addrs)
-}
-
-// Blocks: see Slots.
-func (s *Store) Blocks(lines arena.Lines, addrs [][16]byte) arena.Lines {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.recent.records(lines, addrs)
+	for _, k := range keys {
+		lines = s.places.Line(lines, k)
+	}
+	return lines
 }
 
 // renew files leases that nothing else changes with.
@@ -666,8 +723,13 @@ func (s *Store) renew(leases []lease.Lease) {
 	s.mu.Lock()
 	for i := range leases {
 		l := &leases[i]
-		record := s.encode(l)
-		s.recent.put(l.Addr.As16(), record)
+		record, raw, k := s.encode(l), l.Addr.As16(), placeOf(l)
+		if place, ok := s.places.Renew(k, &raw, record); ok {
+			s.ops = wal.AppendSet(s.ops, renewalKey(kbuf[:0], k), place)
+			continue
+		}
+		s.places.Leave(k, &raw)
+		s.recent.put(raw, record)
 		s.ops = wal.AppendSet(s.ops, leaseKey(kbuf[:0], l.Addr), record)
 	}
 	s.wal.Append(s.ops)
@@ -677,21 +739,28 @@ func (s *Store) renew(leases []lease.Lease) {
 }
 
 // write makes the change, in which leases are put and those of some addresses go.
-func (s *Store) write(put []lease.Lease, gone []netip.Addr) error {
+func (s *Store) write(put, gone []lease.Lease) error {
 	s.order.Lock()
-	err := s.db.Apply(s.batch, pebble.NoSync)
+	err := s.evict(put, gone)
+	if err == nil {
+		err = s.db.Apply(s.batch, pebble.NoSync)
+	}
 	if err == nil {
 		s.mu.Lock()
 		s.wal.Append(s.ops)
+		for _, e := range s.evicted {
+			s.leave(e.key, &e.addr)
+		}
 		for i := range put {
 			s.supersede(&put[i])
 		}
-		for _, a := range gone {
-			raw := a.As16()
+		for i := range gone {
+			raw := gone[i].Addr.As16()
 			s.recent.remove(raw)
 			if s.draining != nil {
 				s.draining.remove(raw)
 			}
+			s.leave(placeOf(&gone[i]), &raw)
 		}
 		s.mu.Unlock()
 	}
@@ -703,10 +772,60 @@ func (s *Store) write(put []lease.Lease, gone []netip.Addr) error {
 	return nil
 }
 
+// eviction is of a lease that has a place which another will have.
+type eviction struct {
+	key  renewals.Key
+	addr [16]byte
+}
+
+// evict adds to the change that Pebble has leases as they are whose places are needed. It finds them in
+// evicted.
+func (s *Store) evict(put, gone []lease.Lease) error {
+	s.evicted = s.evicted[:0]
+	for i := range put {
+		e := eviction{key: placeOf(&put[i])}
+		s.mu.RLock()
+		owner, ok := s.places.Owner(e.key)
+		s.mu.RUnlock()
+		if e.addr = owner; !ok || owner == put[i].Addr.As16() || slices.Contains(s.evicted, e) {
+			continue
+		}
+		addr := netip.AddrFrom16(owner)
+		var kbuf [17]byte
+		s.value = s.value[:0]
+		err := s.view(leaseKey(kbuf[:0], addr), func(v []byte) error {
+			s.value = append(s.value, v...)
+			return nil
+		})
+		switch {
+		case err == nil:
+			s.mu.RLock()
+			s.renewed(addr, s.value)
+			s.mu.RUnlock()
+			is := func(l lease.Lease) bool { return l.Addr == addr }
+			if !slices.ContainsFunc(put, is) && !slices.ContainsFunc(gone, is) { // or the change says how it is
+				s.set(leaseKey(kbuf[:0], addr), s.value)
+			}
+		case !errors.Is(err, lease.ErrNotFound):
+			return err
+		}
+		s.evicted = append(s.evicted, e)
+	}
+	return nil
+}
+
+// leave has a place be nobody's if it is of an address whose lease Pebble has as it is.
+func (s *Store) leave(k renewals.Key, addr *[16]byte) {
+	if s.places.Leave(k, addr) {
+		s.moved++
+	}
+}
+
 // supersede has a lease that Pebble has as it is now never be replaced by an older one. Where there is one in
 // a table the newer is in its place, for who reads what Pebble had before.
 func (s *Store) supersede(l *lease.Lease) {
-	raw := l.Addr.As16()
+	raw, k := l.Addr.As16(), placeOf(l)
+	s.leave(k, &raw)
 	_, ok := s.recent.get(raw)
 	if s.draining != nil {
 		if _, drained := s.draining.get(raw); drained {
@@ -716,6 +835,8 @@ func (s *Store) supersede(l *lease.Lease) {
 	}
 	if ok {
 		s.recent.put(raw, s.encode(l))
+	} else if _, taken := s.places.Owner(k); !taken {
+		s.places.Take(k, &raw, s.encode(l))
 	}
 }
 
@@ -785,15 +906,15 @@ func (s *Store) Each(f func(lease.Lease) error) error {
 
 // newer tells what is newer than what an iterator has of leases. It is made before the iterator.
 type newer struct {
-	s       *Store
-	drained uint64
-	buf     []byte
+	s     *Store
+	moved uint64
+	buf   []byte
 }
 
 func (s *Store) newer() *newer {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return &newer{s: s, drained: s.drained}
+	return &newer{s: s, moved: s.moved}
 }
 
 // record returns the record of a lease of which an iterator has one; nil if it was removed meanwhile. It is valid
@@ -802,23 +923,21 @@ func (n *newer) record(addr netip.Addr, old []byte) ([]byte, error) {
 	s := n.s
 	s.mu.RLock()
 	record, ok := s.recentRecord(addr)
-	if ok {
-		n.buf = append(n.buf[:0], record...)
+	if !ok {
+		record = old
 	}
-	drained := s.drained != n.drained
+	n.buf = append(n.buf[:0], record...)
+	moved := s.moved != n.moved
+	if !ok && !moved {
+		s.renewed(addr, n.buf)
+	}
 	s.mu.RUnlock()
-	switch {
-	case ok:
+	if ok || !moved {
 		return n.buf, nil
-	case !drained:
-		return old, nil
 	}
 	// Pebble has been given leases since, of which the iterator does not know.
-	var key [17]byte
-	err := s.view(leaseKey(key[:0], addr), func(v []byte) error {
-		n.buf = append(n.buf[:0], v...)
-		return nil
-	})
+	var err error
+	n.buf, err = s.record(n.buf[:0], addr)
 	if errors.Is(err, lease.ErrNotFound) {
 		return nil, nil
 	}
@@ -959,6 +1078,7 @@ func (s *Store) Close() error {
 			t.close()
 		}
 	}
+	s.places.Close()
 	s.mu.Unlock()
 	close(s.closed)
 	if err = errors.Join(err, s.batch.Close(), s.db.Close()); err != nil {

@@ -328,8 +328,14 @@ func older(t *testing.T, format byte) (dir string, l lease.Lease) {
 	return dir, l
 }
 
-func TestFormat1IsReadAndBecomesFormat2(t *testing.T) {
-	dir, l := older(t, 1)
+func TestOlderFormatsAreReadAndBecomeFormat3(t *testing.T) {
+	for format := range byte(formatVersion - 1) {
+		t.Run(fmt.Sprint(format+1), func(t *testing.T) { testAnOlderFormat(t, format+1) })
+	}
+}
+
+func testAnOlderFormat(t *testing.T, format byte) {
+	dir, l := older(t, format)
 	for _, o := range []Options{{ReadOnly: true}, {}, {}, {ReadOnly: true}} {
 		s, err := Open(dir, o)
 		if err != nil {
@@ -339,7 +345,7 @@ func TestFormat1IsReadAndBecomesFormat2(t *testing.T) {
 			t.Errorf("%+v, %v; %d subscribers", got, err, s.Subscribers())
 		}
 		if !o.ReadOnly {
-			if got, err := s.get(keyFormat); err != nil || got[0] != 2 {
+			if got, err := s.get(keyFormat); err != nil || got[0] != 3 {
 				t.Errorf("format %v, %v", got, err)
 			}
 		}
@@ -350,9 +356,9 @@ func TestFormat1IsReadAndBecomesFormat2(t *testing.T) {
 }
 
 func TestALaterFormatIsRefused(t *testing.T) {
-	dir, _ := older(t, 3)
+	dir, _ := older(t, 4)
 	for _, o := range []Options{{ReadOnly: true}, {}} {
-		if s, err := Open(dir, o); err == nil || !strings.Contains(err.Error(), "format 03") {
+		if s, err := Open(dir, o); err == nil || !strings.Contains(err.Error(), "format 04") {
 			t.Errorf("%+v: %v", s, err)
 		}
 	}
