@@ -1,8 +1,6 @@
 package index
 
 import (
-	"encoding/binary"
-
 	"brightgid/lease"
 	"brightgid/lease/arena"
 	"brightgid/lease/renewals"
@@ -92,7 +90,7 @@ func (x *Index) Prefetch(f *lease.Foreseen) {
 		raw := [16]byte(b)
 		x.near.leases[x.hashAddr(raw)%nearby] = c.at
 		a.places = append(a.places, x.place(c.at))
-		if n := binary.BigEndian.Uint64(b[16+offSubscriber:]); n/halvesAtOnce < uint64(len(x.halves)) {
+		if n := packed(b[16:]).subscriber(); n/halvesAtOnce < uint64(len(x.halves)) {
 			x.near.numbers[c.key%nearby] = uint32(n) + 1
 			a.lines = a.lines.Memory(x.half(n), 16)
 		}
@@ -121,8 +119,8 @@ func (x *Index) Prefetch(f *lease.Foreseen) {
 // place is where the store has the times of a lease.
 func (x *Index) place(r arena.Ref) renewals.Key {
 	_, b := x.block(r)
-	n, _ := lease.RecordSubscriber(b[16:])
-	return renewals.KeyOf(n, lease.RecordBits(b[16:]) != 0)
+	p := packed(b[16:])
+	return renewals.KeyOf(p.subscriber(), p.bits() != 0)
 }
 
 // fetchPlaces fetches what the store behind has of leases.

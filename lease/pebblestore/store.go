@@ -396,7 +396,7 @@ func (s *Store) Register(key idcodec.LookupKey, nid idcodec.NID, at time.Time) (
 	s.set(lookupKey(kbuf[:0], key), s.value)
 	s.value = append(binary.BigEndian.AppendUint64(s.value[:0], uint64(at.Unix())), nid...)
 	s.set(subscriberKey(kbuf[:0], n), s.value)
-	if err := s.write(nil, nil); err != nil {
+	if err := s.write(nil, nil, nil); err != nil {
 		return 0, err
 	}
 	s.next.Store(n + 1)
@@ -664,7 +664,7 @@ func (s *Store) Apply(u *lease.Update) error {
 	if s.batch.Empty() {
 		return nil
 	}
-	if err := s.write(u.Put, gone); err != nil {
+	if err := s.write(u.Put, u.Archive, gone); err != nil {
 		return err
 	}
 	if len(lengths) > len(s.Lengths()) {
@@ -738,8 +738,9 @@ func (s *Store) renew(leases []lease.Lease) {
 	s.grown(enough)
 }
 
-// write makes the change, in which leases are put and those of some addresses go.
-func (s *Store) write(put, gone []lease.Lease) error {
+// write makes the change, in which leases are put, some in the place of others that have ended, and some
+// go.
+func (s *Store) write(put, ended, gone []lease.Lease) error {
 	s.order.Lock()
 	err := s.evict(put, gone)
 	if err == nil {
@@ -750,6 +751,10 @@ func (s *Store) write(put, gone []lease.Lease) error {
 		s.wal.Append(s.ops)
 		for _, e := range s.evicted {
 			s.leave(e.key, &e.addr)
+		}
+		for i := range ended { // of another subscriber, perhaps, whose place would keep the address
+			raw := ended[i].Addr.As16()
+			s.leave(placeOf(&ended[i]), &raw)
 		}
 		for i := range put {
 			s.supersede(&put[i])

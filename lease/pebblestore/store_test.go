@@ -26,6 +26,7 @@ import (
 	"brightgid/lease"
 	"brightgid/lease/index"
 	"brightgid/lease/leasetest"
+	"brightgid/lease/renewals"
 	"brightgid/lease/wal"
 )
 
@@ -188,12 +189,9 @@ func crashWriter(dir string) {
 		}
 	}()
 	put := func(n uint64) {
-		l := crashLease(n)
-		fail(s.Apply(&lease.Update{
-			Put:     []lease.Lease{l},
-			Clients: []lease.ClientList{{Client: l.Client, Addrs: []netip.Addr{l.Addr}}},
-		}))
-		fail(s.Apply(&lease.Update{Put: []lease.Lease{crashRenewal(n)}, Known: true}))
+		for _, u := range crashUpdates(n) {
+			fail(s.Apply(&u))
+		}
 	}
 	// Of what nobody was told that it is durable, the kill may have left anything.
 	acked, err := strconv.ParseUint(os.Getenv(crashAcked), 10, 64)
@@ -224,9 +222,50 @@ func crashLease(n uint64) lease.Lease {
 
 // crashRenewal is the lease after a renewal.
 func crashRenewal(n uint64) lease.Lease {
-	l := crashLease(n)
-	l.Updated = l.Updated.Add(time.Duration(n) * time.Second)
+	return renewed(crashLease(n), time.Duration(n%5000)*time.Second)
+}
+
+func renewed(l lease.Lease, after time.Duration) lease.Lease {
+	l.Updated, l.PreferredUntil, l.ValidUntil = l.Updated.Add(after), l.PreferredUntil.Add(after), l.ValidUntil.Add(after)
 	return l
+}
+
+// crashUpdates is what is done with the subscriber's leases: they are renewed; the relay is another meanwhile; and a
+// second one is in the first one's place, which is renewed in turn, or not.
+func crashUpdates(n uint64) (u []lease.Update) {
+	first := func(l lease.Lease) {
+		u = append(u, lease.Update{
+			Put:     []lease.Lease{l},
+			Clients: []lease.ClientList{{Client: l.Client, Addrs: []netip.Addr{l.Addr}}},
+		})
+	}
+	renew := func(l lease.Lease) { u = append(u, lease.Update{Put: []lease.Lease{l}, Known: true}) }
+	l := crashLease(n)
+	first(l)
+	l = crashRenewal(n)
+	renew(l)
+	switch n % 4 {
+	case 1:
+		l.Anchor.Relay = netip.IPv6Loopback()
+		renew(renewed(l, time.Second))
+		renew(renewed(l, 2*time.Second))
+	case 2, 3:
+		other := crashLease(n)
+		other.Addr, other.Client.IAID = netip.AddrFrom16(crashOther(n)), 1<<31+uint32(n)
+		first(other)
+		renew(renewed(other, time.Minute))
+		if n%4 == 3 {
+			renew(renewed(l, time.Second))
+			renew(renewed(other, time.Hour))
+		}
+	}
+	return u
+}
+
+func crashOther(n uint64) [16]byte {
+	b := crashLease(n).Addr.As16()
+	b[0] = 1
+	return b
 }
 
 func crashLookup(n uint64) (k idcodec.LookupKey) {
@@ -244,12 +283,18 @@ func holds(t *testing.T, s *Store, acked uint64) {
 		if got, err := s.Lookup(crashLookup(n)); err != nil || got != n {
 			t.Fatalf("subscriber %d of %d: %d, %v", n, acked, got, err)
 		}
-		l, err := s.Lease(crashLease(n).Addr)
-		if err != nil || l.Subscriber != n || !l.Updated.Equal(crashRenewal(n).Updated) {
-			t.Fatalf("lease %d of %d: %+v, %v", n, acked, l, err)
+		want := make(map[netip.Addr]lease.Lease)
+		for _, u := range crashUpdates(n) {
+			want[u.Put[0].Addr] = u.Put[0]
 		}
-		if a, err := s.ByClient(nil, l.Client); err != nil || len(a) != 1 || a[0] != l.Addr {
-			t.Fatalf("client of lease %d of %d: %v, %v", n, acked, a, err)
+		for addr, want := range want {
+			l, err := s.Lease(addr)
+			if got := lease.AppendRecord(nil, &l); err != nil || !bytes.Equal(got, lease.AppendRecord(nil, &want)) {
+				t.Fatalf("lease %d of %d: %+v, %v; want %+v", n, acked, l, err, want)
+			}
+			if a, err := s.ByClient(nil, l.Client); err != nil || len(a) != 1 || a[0] != l.Addr {
+				t.Fatalf("client of lease %d of %d: %v, %v", n, acked, a, err)
+			}
 		}
 	}
 }
@@ -456,22 +501,48 @@ func TestCheckpointsComeByThemselves(t *testing.T) {
 		}
 		return s.recent.len()
 	}
-	for deadline := time.Now().Add(30 * time.Second); waiting() > 0 || s.wal.Size() > 0; time.Sleep(time.Millisecond) {
+	files := func() int {
+		names, err := filepath.Glob(filepath.Join(s.dir, "wal", "*.wal"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(names)
+	}
+	for deadline := time.Now().Add(30 * time.Second); waiting() > 0 || s.wal.Size() > 0 || files() > 1; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%d leases wait, and the log has %d bytes", waiting(), s.wal.Size())
+			t.Fatalf("%d leases wait, and the log has %d bytes in %d files", waiting(), s.wal.Size(), files())
 		}
 	}
+	f, err := os.Open(filepath.Join(s.dir, renewalsName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	places, err := renewals.Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer places.Close()
+	inPlaces := uint64(0)
 	for i := range n {
-		var buf [17]byte
 		want := crashRenewal(i)
-		if err := s.view(leaseKey(buf[:0], want.Addr), func(record []byte) error {
-			if l, err := lease.ParseRecord(want.Addr, record); err != nil || !l.Updated.Equal(want.Updated) {
-				return fmt.Errorf("of %s, %v; want %s", l.Updated, err, want.Updated)
+		raw := want.Addr.As16()
+		if err := s.view(leaseKey(nil, want.Addr), func(record []byte) error {
+			got := lease.RecordTimes(record)
+			if times, ok := places.Times(placeOf(&want), &raw, record); ok {
+				got = times
+				inPlaces++
+			}
+			if got != lease.RecordTimes(lease.AppendRecord(nil, &want)) {
+				return fmt.Errorf("%+v; want %+v", got, want)
 			}
 			return nil
 		}); err != nil {
-			t.Fatalf("lease %d of %d in Pebble: %v", i, n, err)
+			t.Fatalf("lease %d of %d where it belongs: %v", i, n, err)
 		}
+	}
+	if inPlaces != n {
+		t.Errorf("%d of %d leases have places", inPlaces, n)
 	}
 }
 
@@ -621,20 +692,24 @@ func TestReadsWhereverALeaseIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
+	flushing := func() (stop func()) {
+		ending, ended := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(ended)
+			for {
+				select {
+				case <-ending:
+					return
+				default:
+				}
+				if err := s.flush(); err != nil {
+					t.Error(err)
+				}
 			}
-			if err := s.flush(); err != nil {
-				t.Error(err)
-			}
-		}
-	}()
+		}()
+		return func() { close(ending); <-ended }
+	}
+	stop := flushing()
 	rng := rand.New(rand.NewPCG(1, 2))
 	t0 := time.Unix(1e9, 0).UTC()
 	const addrs = 300
@@ -646,7 +721,7 @@ func TestReadsWhereverALeaseIs(t *testing.T) {
 		}
 		return out
 	}
-	renewals, moves := 0, 0
+	renewals, moves, placed := 0, 0, 0
 	for i := range 4000 {
 		now := t0.Add(time.Duration(i) * time.Second)
 		n := rng.IntN(addrs)
@@ -660,6 +735,9 @@ func TestReadsWhereverALeaseIs(t *testing.T) {
 			}
 			l = leasetest.Lease(n, now)
 			l.Epoch = uint32(i / 500)
+			if l.Subscriber /= 3; n%5 == 0 { // some of a subscriber's are in one place after the other
+				l.Bits, l.Client.PD = 128, true
+			}
 			u.Put = append(u.Put, l)
 			u.Clients = []lease.ClientList{{Client: l.Client, Addrs: []netip.Addr{l.Addr}}}
 			newest[n] = l
@@ -669,7 +747,7 @@ func TestReadsWhereverALeaseIs(t *testing.T) {
 			delete(newest, n)
 			delete(ended, n)
 		default:
-			l.Updated = now
+			l = renewed(l, now.Sub(l.Updated))
 			if k == 2 { // the record is of another length
 				l.Anchor.LinkLayer = make([]byte, rng.IntN(9))
 			}
@@ -678,8 +756,22 @@ func TestReadsWhereverALeaseIs(t *testing.T) {
 			newest[n] = l
 			renewals++
 		}
+		before := s.wal.Size()
 		if err := s.Apply(&u); err != nil {
 			t.Fatal(err)
+		}
+		if grown := s.wal.Size() - before; u.Known && grown > 0 && grown < 80 {
+			placed++ // or it was cut meanwhile
+		}
+		if i%400 == 399 { // a new process begins with what the last has written
+			stop()
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if s, err = Open(dir, Options{}); err != nil {
+				t.Fatal(err)
+			}
+			stop = flushing()
 		}
 		addr := leasetest.Lease(n, t0).Addr
 		want := slices.Clone(ended[n])
@@ -707,12 +799,12 @@ func TestReadsWhereverALeaseIs(t *testing.T) {
 		if err != nil || len(within) != len(newest) {
 			t.Fatalf("step %d: %d addresses, %v; want %d", i, len(within), err, len(newest))
 		}
-		before := uint32(i/500) / 2
-		old, _, err := s.Old(before, nil, addrs*100)
+		epoch := uint32(i/500) / 2
+		old, _, err := s.Old(epoch, nil, addrs*100)
 		want = nil
 		for n, l := range newest {
 			for _, l := range append(slices.Clone(ended[n]), l) {
-				if l.Epoch < before {
+				if l.Epoch < epoch {
 					want = append(want, l)
 				}
 			}
@@ -721,10 +813,9 @@ func TestReadsWhereverALeaseIs(t *testing.T) {
 			t.Fatalf("step %d: %d are old, %v; want %d", i, len(old), err, len(want))
 		}
 	}
-	close(stop)
-	<-stopped
-	if renewals < 1000 || moves < 100 {
-		t.Errorf("%d renewals and %d intervals show little", renewals, moves)
+	stop()
+	if renewals < 1000 || moves < 100 || placed < 300 || placed > renewals-300 {
+		t.Errorf("%d renewals, of which %d went to places, and %d intervals show little", renewals, placed, moves)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -778,7 +869,10 @@ func TestReadsInOrderFindRenewals(t *testing.T) {
 	for i := range leases {
 		l := leasetest.Lease(i, t0)
 		first.Put = append(first.Put, l)
-		l.Updated, l.ValidUntil = t0.Add(time.Hour), t0.Add(24*time.Hour)
+		l.Updated, l.PreferredUntil, l.ValidUntil = t0.Add(time.Hour), t0.Add(time.Hour), t0.Add(24*time.Hour)
+		if i%2 == 0 {
+			l.Anchor.Relay = netip.IPv6Loopback()
+		}
 		second.Put = append(second.Put, l)
 	}
 	if err := s.Apply(&first); err != nil {
@@ -786,6 +880,10 @@ func TestReadsInOrderFindRenewals(t *testing.T) {
 	}
 	if err := s.Apply(&second); err != nil {
 		t.Fatal(err)
+	}
+	waiting := s.recent.len()
+	if waiting != leases/2 {
+		t.Fatalf("%d renewals wait, want those of which the relay was another: %d", waiting, leases/2)
 	}
 	late := t0.Add(23 * time.Hour)
 	found, err := s.Within(nil, netip.PrefixFrom(first.Put[0].Addr, 64), late, late, 2*leases)
@@ -802,8 +900,8 @@ func TestReadsInOrderFindRenewals(t *testing.T) {
 	}); err != nil || seen != leases {
 		t.Errorf("%d leases, %v; want %d", seen, err, leases)
 	}
-	if n := s.recent.len(); n != leases {
-		t.Errorf("%d renewals wait after the reads, and %d before", n, leases)
+	if n := s.recent.len(); n != waiting {
+		t.Errorf("%d renewals wait after the reads, and %d before", n, waiting)
 	}
 	// Who has an iterator from before they are given finds them after it.
 	newer := s.newer()

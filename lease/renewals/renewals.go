@@ -9,7 +9,7 @@
 //	address(16) ‖ rest(4) ‖ updated(4) ‖ preferred(4) ‖ valid(4)
 //
 // rest is the beginning of XXH64 of the file's seed and of the record without its times; updated is in
-// seconds since 2020, never 0; preferred and valid are the seconds from then on until the lease is no
+// seconds since 1970, never 0, until 2106; preferred and valid are the seconds from then on until the lease is no
 // longer preferred, and valid. A place that is all zero is nobody's.
 package renewals
 
@@ -31,9 +31,6 @@ const (
 	offPreferred = 24
 	offValid     = 28
 )
-
-// since is the beginning of 2020, in seconds since 1970.
-const since = 1577836800
 
 // Key names a place: a subscriber's number, and in the last bit whether it is for a prefix.
 type Key uint64
@@ -155,7 +152,7 @@ func (p *Places) rest(record []byte) uint32 {
 
 // fill has a place be of a lease, unless its times do not fit.
 func fill(b []byte, addr *[16]byte, rest uint32, t lease.Times) bool {
-	updated, preferred, valid := t.Updated-since, t.PreferredUntil-t.Updated, t.ValidUntil-t.Updated
+	updated, preferred, valid := t.Updated, t.PreferredUntil-t.Updated, t.ValidUntil-t.Updated
 	if updated <= 0 || updated > 1<<32-1 || preferred < 0 || preferred > 1<<32-1 || valid < 0 || valid > 1<<32-1 {
 		return false
 	}
@@ -169,7 +166,7 @@ func fill(b []byte, addr *[16]byte, rest uint32, t lease.Times) bool {
 
 // times is what fill has filled in.
 func times(b []byte) lease.Times {
-	updated := since + int64(binary.BigEndian.Uint32(b[offUpdated:]))
+	updated := int64(binary.BigEndian.Uint32(b[offUpdated:]))
 	return lease.Times{
 		Updated:        updated,
 		PreferredUntil: updated + int64(binary.BigEndian.Uint32(b[offPreferred:])),
