@@ -79,10 +79,10 @@ const tagRenewal = 'T'
 
 func renewalKey(b []byte, k renewals.Key) []byte { return k.Append(append(b, tagRenewal)) }
 
-func placeOf(l *lease.Lease) renewals.Key { return renewals.KeyOf(l.Subscriber, l.Bits != 0) }
+func placesOf(l *lease.Lease) renewals.Key { return renewals.KeyOf(l.Subscriber, l.Bits != 0) }
 
-// placeIn is placeOf by the record of a lease.
-func placeIn(record []byte) (renewals.Key, bool) {
+// placesIn is placesOf by the record of a lease.
+func placesIn(record []byte) (renewals.Key, bool) {
 	n, ok := lease.RecordSubscriber(record)
 	return renewals.KeyOf(n, ok && lease.RecordBits(record) != 0), ok
 }

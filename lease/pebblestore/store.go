@@ -63,10 +63,13 @@ type Options struct {
 // DefaultReserve leaves room for what Pebble writes in the background.
 const DefaultReserve = 64 << 20
 
-// When the log has so many bytes, or so many leases wait for Pebble, they are given to it.
+// When the log has so many bytes, or so many leases wait for Pebble, they are given to it. The log is as
+// long as the file of renewals, which is written with it, from the one length to the other: then not
+// much more is written for a renewal than the log has of it, and a start does not take long after a kill.
 const (
-	maxLog    = 64 << 20
-	maxRecent = 1 << 19
+	minFullLog = 64 << 20
+	maxFullLog = 256 << 20
+	maxRecent  = 1 << 19
 )
 
 // What Pebble has in memory: what is written, in two tables of memTableLen bytes, one of which waits to
@@ -109,6 +112,7 @@ type Store struct {
 	hurry  atomic.Int32 // who waits until they are, or for Pebble
 	behind atomic.Bool  // Pebble has more to do than it comes to
 
+	fullLog  atomic.Int64  // when the log has so many bytes it is cut
 	prepared atomic.Bool   // the log's next file was written ahead, or need not be
 	wake     chan struct{} // a checkpoint is due
 	stopping chan struct{}
@@ -151,6 +155,7 @@ func Open(dir string, o Options) (*Store, error) {
 		dir: dir, log: o.Log, closed: make(chan struct{}), recent: newTable(), empty: newTable(),
 		wake: make(chan struct{}, 1), stopping: make(chan struct{}), stopped: make(chan struct{}),
 	}
+	s.fullLog.Store(minFullLog)
 	s.hurry.Add(1) // who waits until it is open
 	defer s.hurry.Add(-1)
 	compactions := newScheduler()
@@ -186,6 +191,9 @@ func Open(dir string, o Options) (*Store, error) {
 		err = s.start()
 	}
 	if err != nil {
+		if s.places != nil {
+			s.places.Close()
+		}
 		return nil, errors.Join(fmt.Errorf("lease database %s: %w", dir, err), s.db.Close())
 	}
 	if !o.ReadOnly {
@@ -240,19 +248,24 @@ func (s *Store) setFormat() error {
 
 // replay does an operation of a log that was left.
 func (s *Store) replay(batch *pebble.Batch, key, value []byte, set bool) error {
-	switch {
-	case len(key) == 1+renewals.KeyLen && key[0] == tagRenewal && set:
-		k, _ := renewals.ParseKey(key[1:])
-		return s.places.Set(k, value)
-	case !set:
-		return batch.Delete(key, nil)
-	case len(key) == 17 && key[0] == tagLease:
-		addr := [16]byte(key[1:])
-		if k, ok := placeIn(value); ok {
-			s.places.Leave(k, &addr)
+	renewal := len(key) > 0 && key[0] == tagRenewal
+	var place renewals.Key
+	if renewal {
+		var ok bool
+		if place, ok = renewals.ParseKey(key[1:]); !ok {
+			return lease.ErrDamaged
 		}
 	}
-	return batch.Set(key, value, nil)
+	switch {
+	case renewal && set:
+		return s.places.Set(place, value)
+	case renewal:
+		s.places.Clear(place)
+		return nil
+	case set:
+		return batch.Set(key, value, nil)
+	}
+	return batch.Delete(key, nil)
 }
 
 // openLog does what a log has that was left, and begins one.
@@ -470,7 +483,7 @@ func (s *Store) record(b []byte, addr netip.Addr) ([]byte, error) {
 
 // renewed gives a record that Pebble has the times that its lease has. Who calls it holds mu.
 func (s *Store) renewed(addr netip.Addr, record []byte) {
-	if k, ok := placeIn(record); ok {
+	if k, ok := placesIn(record); ok {
 		raw := addr.As16()
 		if t, ok := s.places.Times(k, &raw, record); ok {
 			t.Put(record)
@@ -712,7 +725,7 @@ func (s *Store) Places(lines arena.Lines, keys []renewals.Key) arena.Lines {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, k := range keys {
-		lines = s.places.Line(lines, k)
+		lines = s.places.Lines(lines, k)
 	}
 	return lines
 }
@@ -723,12 +736,12 @@ func (s *Store) renew(leases []lease.Lease) {
 	s.mu.Lock()
 	for i := range leases {
 		l := &leases[i]
-		record, raw, k := s.encode(l), l.Addr.As16(), placeOf(l)
-		if place, ok := s.places.Renew(k, &raw, record); ok {
-			s.ops = wal.AppendSet(s.ops, renewalKey(kbuf[:0], k), place)
+		record, raw, k := s.encode(l), l.Addr.As16(), placesOf(l)
+		if at, place, ok := s.places.Renew(k, &raw, record); ok {
+			s.ops = wal.AppendSet(s.ops, renewalKey(kbuf[:0], at), place)
 			continue
 		}
-		s.places.Leave(k, &raw)
+		s.leave(k, &raw)
 		s.recent.put(raw, record)
 		s.ops = wal.AppendSet(s.ops, leaseKey(kbuf[:0], l.Addr), record)
 	}
@@ -748,13 +761,12 @@ func (s *Store) write(put, ended, gone []lease.Lease) error {
 	}
 	if err == nil {
 		s.mu.Lock()
-		s.wal.Append(s.ops)
 		for _, e := range s.evicted {
 			s.leave(e.key, &e.addr)
 		}
 		for i := range ended { // of another subscriber, perhaps, whose place would keep the address
 			raw := ended[i].Addr.As16()
-			s.leave(placeOf(&ended[i]), &raw)
+			s.leave(placesOf(&ended[i]), &raw)
 		}
 		for i := range put {
 			s.supersede(&put[i])
@@ -765,8 +777,9 @@ func (s *Store) write(put, ended, gone []lease.Lease) error {
 			if s.draining != nil {
 				s.draining.remove(raw)
 			}
-			s.leave(placeOf(&gone[i]), &raw)
+			s.leave(placesOf(&gone[i]), &raw)
 		}
+		s.wal.Append(s.ops)
 		s.mu.Unlock()
 	}
 	s.order.Unlock()
@@ -788,14 +801,14 @@ type eviction struct {
 func (s *Store) evict(put, gone []lease.Lease) error {
 	s.evicted = s.evicted[:0]
 	for i := range put {
-		e := eviction{key: placeOf(&put[i])}
+		e, raw, ok := eviction{key: placesOf(&put[i])}, put[i].Addr.As16(), false
 		s.mu.RLock()
-		owner, ok := s.places.Owner(e.key)
+		e.addr, ok = s.places.Victim(e.key, &raw)
 		s.mu.RUnlock()
-		if e.addr = owner; !ok || owner == put[i].Addr.As16() || slices.Contains(s.evicted, e) {
+		if !ok || slices.Contains(s.evicted, e) {
 			continue
 		}
-		addr := netip.AddrFrom16(owner)
+		addr := netip.AddrFrom16(e.addr)
 		var kbuf [17]byte
 		s.value = s.value[:0]
 		err := s.view(leaseKey(kbuf[:0], addr), func(v []byte) error {
@@ -819,9 +832,11 @@ func (s *Store) evict(put, gone []lease.Lease) error {
 	return nil
 }
 
-// leave has a place be nobody's if it is of an address whose lease Pebble has as it is.
+// leave has an address have no place any more, which goes to the log with what it is for.
 func (s *Store) leave(k renewals.Key, addr *[16]byte) {
-	if s.places.Leave(k, addr) {
+	if at, ok := s.places.Leave(k, addr); ok {
+		var kbuf [1 + renewals.KeyLen]byte
+		s.ops = wal.AppendDelete(s.ops, renewalKey(kbuf[:0], at))
 		s.moved++
 	}
 }
@@ -829,7 +844,7 @@ func (s *Store) leave(k renewals.Key, addr *[16]byte) {
 // supersede has a lease that Pebble has as it is now never be replaced by an older one. Where there is one in
 // a table the newer is in its place, for who reads what Pebble had before.
 func (s *Store) supersede(l *lease.Lease) {
-	raw, k := l.Addr.As16(), placeOf(l)
+	raw, k := l.Addr.As16(), placesOf(l)
 	s.leave(k, &raw)
 	_, ok := s.recent.get(raw)
 	if s.draining != nil {
@@ -840,7 +855,7 @@ func (s *Store) supersede(l *lease.Lease) {
 	}
 	if ok {
 		s.recent.put(raw, s.encode(l))
-	} else if _, taken := s.places.Owner(k); !taken {
+	} else {
 		s.places.Take(k, &raw, s.encode(l))
 	}
 }
@@ -1070,6 +1085,7 @@ func (done) Settled() bool { return true }
 // Close makes everything durable and closes the database.
 func (s *Store) Close() error {
 	if s.wal == nil {
+		s.places.Close()
 		return errors.Join(s.batch.Close(), s.db.Close())
 	}
 	err := s.wal.Barrier().Wait()

@@ -12,10 +12,10 @@ import (
 // A file of places begins with magic, the seed(8) and their CRC(4), and goes on with pieces, those that
 // have nobody's places only being left out:
 //
-//	kind(1) ‖ number(4) ‖ 2,048 places ‖ CRC(4)
+//	row(1) ‖ number(4) ‖ 2,048 places ‖ CRC(4)
 //
-// A piece of kind 0 is of places for addresses, one of kind 1 of those for delegated prefixes, of the
-// subscribers from 2,048 times its number on. It ends with
+// It is of the subscribers from 2,048 times its number on; rows 0 to 3 are of places for addresses, 4 and
+// 5 of those for delegated prefixes. The file ends with
 //
 //	0xff ‖ how many pieces there are(4) ‖ CRC(4)
 //
@@ -27,7 +27,7 @@ const (
 	crcLen   = 4
 	inPiece  = 2048
 	pieceLen = inPiece * PlaceLen
-	kindEnd  = 0xff
+	rowEnd   = 0xff
 )
 
 // ErrDamaged says that a file, or a place, is not as it was written.
@@ -40,8 +40,8 @@ var table = crc32.MakeTable(crc32.Castagnoli)
 type Encoder struct {
 	p      *Places
 	begun  bool
-	kind   int
-	piece  int // of that kind
+	row    int
+	piece  int // of that row
 	pieces uint32
 }
 
@@ -57,25 +57,19 @@ func (e *Encoder) Next(b []byte) (_ []byte, more bool) {
 		b = binary.BigEndian.AppendUint64(append(b, magic...), e.p.seed)
 		return appendCRC(b, begin), true
 	}
-	const each = chunkLen / pieceLen
-	for ; e.kind < len(e.p.kinds); e.kind, e.piece = e.kind+1, 0 {
-		for chunks := e.p.kinds[e.kind]; e.piece < len(chunks)*each; e.piece++ {
-			chunk := chunks[e.piece/each]
-			if chunk == nil {
-				continue
-			}
-			places := chunk[e.piece%each*pieceLen:][:pieceLen]
-			if allFree(places) {
-				continue
-			}
-			b = binary.BigEndian.AppendUint32(append(b, byte(e.kind)), uint32(e.piece))
-			b = append(b, places...)
+	for ; e.row < rows; e.row, e.piece = e.row+1, 0 {
+		for e.piece < len(e.p.rows[e.row])*(chunkLen/pieceLen) {
+			places, number := e.p.piece(e.row, e.piece), e.piece
 			e.piece++
+			if places == nil || allFree(places) {
+				continue
+			}
 			e.pieces++
-			return appendCRC(b, begin), true
+			b = binary.BigEndian.AppendUint32(append(b, byte(e.row)), uint32(number))
+			return appendCRC(append(b, places...), begin), true
 		}
 	}
-	b = binary.BigEndian.AppendUint32(append(b, kindEnd), e.pieces)
+	b = binary.BigEndian.AppendUint32(append(b, rowEnd), e.pieces)
 	return appendCRC(b, begin), false
 }
 
@@ -105,13 +99,13 @@ func Read(r io.Reader) (*Places, error) {
 	p := New(binary.BigEndian.Uint64(b[len(magic):]))
 	pieces := uint32(0)
 	for {
-		kind, err := in.Peek(1)
+		row, err := in.Peek(1)
 		if err != nil {
 			p.Close()
 			return nil, cutOff(err)
 		}
 		part := b
-		if kind[0] == kindEnd {
+		if row[0] == rowEnd {
 			part = b[:headLen+crcLen]
 		}
 		if err := readSummed(in, part); err != nil {
@@ -119,26 +113,30 @@ func Read(r io.Reader) (*Places, error) {
 			return nil, err
 		}
 		number := binary.BigEndian.Uint32(part[1:])
-		if kind[0] == kindEnd {
+		if part[0] == rowEnd {
 			if _, err := in.Peek(1); number != pieces || !errors.Is(err, io.EOF) {
 				p.Close()
 				return nil, fmt.Errorf("%w: it has %d pieces where it says %d, or something after its end", ErrDamaged, pieces, number)
 			}
 			return p, nil
 		}
-		first := p.room(KeyOf(uint64(number)*inPiece, part[0] == 1))
-		if part[0] > 1 || first == nil {
+		if part[0] >= rows || p.room(Key(number)*inPiece<<rowBits+Key(part[0])) == nil {
 			p.Close()
-			return nil, fmt.Errorf("%w: a piece of kind %d, number %d", ErrDamaged, part[0], number)
+			return nil, fmt.Errorf("%w: a piece of row %d, number %d", ErrDamaged, part[0], number)
 		}
-		copy(p.pieceAt(part[0], number), part[headLen:])
+		copy(p.piece(int(part[0]), int(number)), part[headLen:])
 		pieces++
 	}
 }
 
-func (p *Places) pieceAt(kind byte, number uint32) []byte {
-	n := uint64(number) * inPiece
-	return p.kinds[kind][n/inChunk][n%inChunk*PlaceLen:][:pieceLen]
+// piece returns the places of a piece, nil if nobody near has one.
+func (p *Places) piece(row, number int) []byte {
+	const each = chunkLen / pieceLen
+	chunk := p.rows[row][number/each]
+	if chunk == nil {
+		return nil
+	}
+	return chunk[number%each*pieceLen:][:pieceLen]
 }
 
 // readSummed reads a part that ends with the CRC of the rest.

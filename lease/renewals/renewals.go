@@ -1,7 +1,7 @@
-// Package renewals keeps what a renewal changes of a lease, its three times, in a place that each
-// subscriber has for an address and for a delegated prefix. A database that is asked to renew a lease
-// then need not be given a record: among many leases nearly each renewal would be one that it has to
-// sort in, to write, and to rewrite some times.
+// Package renewals keeps what a renewal changes of a lease, its three times, in one of the places that
+// each subscriber has, four for addresses and two for delegated prefixes. A database that is asked to
+// renew a lease then need not be given a record: among many leases nearly each renewal would be one that
+// it has to sort in, to write, and to rewrite some times.
 //
 // A place is of one lease at a time, of a record that the database has but for its times. It is 32
 // bytes, numbers being big-endian:
@@ -32,16 +32,36 @@ const (
 	offValid     = 28
 )
 
-// Key names a place: a subscriber's number, and in the last bit whether it is for a prefix.
+// Places are in rows, in each of which every subscriber has one: some rows are for addresses, those after
+// them for prefixes. Of a row that few use there is not much in memory.
+const (
+	rows        = 6
+	forPrefixes = 4 // the first row that is
+	rowBits     = 3
+)
+
+// Key names a place: a subscriber's number, and in the last bits a row. The first row for addresses
+// stands for all of these where a lease is looked for, and so does the first for prefixes.
 type Key uint64
 
-// KeyOf returns the key of a subscriber's place for an address, or for a delegated prefix.
+// KeyOf returns the key of a subscriber's places for addresses, or for delegated prefixes.
 func KeyOf(number uint64, delegated bool) Key {
-	k := Key(number << 1)
+	k := Key(min(number, maxNumbers) << rowBits) // the last has no places
 	if delegated {
-		k |= 1
+		k += forPrefixes
 	}
 	return k
+}
+
+func (k Key) number() uint64 { return uint64(k >> rowBits) }
+func (k Key) row() int       { return int(k & (1<<rowBits - 1)) }
+
+// end is the key after the last of the subscriber's places that are for the same.
+func (k Key) end() Key {
+	if k.row() < forPrefixes {
+		return k - Key(k.row()) + forPrefixes
+	}
+	return k - Key(k.row()) + rows
 }
 
 // KeyLen is the length of a key's bytes.
@@ -70,7 +90,7 @@ const (
 type Places struct {
 	memory  arena.Memory
 	seed    uint64
-	kinds   [2][][]byte // addresses, prefixes: chunks, nil where nobody has a place
+	rows    [rows][][]byte // chunks, nil where nobody has a place
 	changed bool
 }
 
@@ -80,7 +100,7 @@ func New(seed uint64) *Places { return &Places{seed: seed} }
 
 // Close gives the memory back. Nothing may be called after it.
 func (p *Places) Close() {
-	p.kinds = [2][][]byte{}
+	p.rows = [rows][][]byte{}
 	p.memory.Close()
 }
 
@@ -96,7 +116,10 @@ func (p *Places) Changed() bool {
 
 // at returns a place, nil if nobody near it has one.
 func (p *Places) at(k Key) []byte {
-	chunks, n := p.kinds[k&1], uint64(k>>1)
+	if k.row() >= rows {
+		return nil
+	}
+	chunks, n := p.rows[k.row()], k.number()
 	if n/inChunk >= uint64(len(chunks)) || chunks[n/inChunk] == nil {
 		return nil
 	}
@@ -105,11 +128,11 @@ func (p *Places) at(k Key) []byte {
 
 // room returns a place, nil if there can be none.
 func (p *Places) room(k Key) []byte {
-	n := uint64(k >> 1)
-	if n >= maxNumbers {
+	n := k.number()
+	if n >= maxNumbers || k.row() >= rows {
 		return nil
 	}
-	chunks := &p.kinds[k&1]
+	chunks := &p.rows[k.row()]
 	for uint64(len(*chunks)) <= n/inChunk {
 		*chunks = append(*chunks, nil)
 	}
@@ -119,9 +142,13 @@ func (p *Places) room(k Key) []byte {
 	return p.at(k)
 }
 
-// Line adds the memory of a place to what will be looked at soon.
-func (p *Places) Line(lines arena.Lines, k Key) arena.Lines {
-	if b := p.at(k); b != nil {
+// Lines adds the memory of places to what will be looked at soon.
+func (p *Places) Lines(lines arena.Lines, k Key) arena.Lines {
+	for end := k.end(); k < end; k++ {
+		b := p.at(k)
+		if b == nil {
+			break // and hardly anybody has one in the rows after it
+		}
 		lines = lines.Memory(b, PlaceLen)
 	}
 	return lines
@@ -129,13 +156,38 @@ func (p *Places) Line(lines arena.Lines, k Key) arena.Lines {
 
 func isFree(b []byte) bool { return binary.BigEndian.Uint32(b[offUpdated:]) == 0 }
 
-// Owner returns whose a place is.
-func (p *Places) Owner(k Key) (addr [16]byte, ok bool) {
-	b := p.at(k)
-	if b == nil || isFree(b) {
-		return addr, false
+// of returns the place of an address, nil if it has none.
+func (p *Places) of(k Key, addr *[16]byte) (Key, []byte) {
+	for end := k.end(); k < end; k++ {
+		if b := p.at(k); is(b, addr) {
+			return k, b
+		}
 	}
-	return [16]byte(b), true
+	return 0, nil
+}
+
+// Has reports whether an address has a place.
+func (p *Places) Has(k Key, addr *[16]byte) bool {
+	_, b := p.of(k, addr)
+	return b != nil
+}
+
+// Victim returns the address whose lease was not renewed for longest, if another's has to go for this one to have a place.
+func (p *Places) Victim(k Key, addr *[16]byte) (victim [16]byte, ok bool) {
+	if p.Has(k, addr) || k.number() >= maxNumbers {
+		return victim, false
+	}
+	oldest := int64(1<<63 - 1)
+	for end := k.end(); k < end; k++ {
+		b := p.at(k)
+		if b == nil || isFree(b) {
+			return victim, false
+		}
+		if t := times(b).Updated; t < oldest {
+			victim, oldest = [16]byte(b), t
+		}
+	}
+	return victim, true
 }
 
 // is reports whether a place is an address's.
@@ -175,53 +227,72 @@ func times(b []byte) lease.Times {
 }
 
 // Renew sets the times of the lease of an address to those of its new record, and returns its place,
-// which is valid until the next call. It does nothing if the lease has no place, or if anything but
-// times is new.
-func (p *Places) Renew(k Key, addr *[16]byte, record []byte) (place []byte, ok bool) {
-	b := p.at(k)
-	if !is(b, addr) {
-		return nil, false
+// which is valid until the next call, and that's key. It does nothing if the lease has no place, or if
+// anything but times is new.
+func (p *Places) Renew(k Key, addr *[16]byte, record []byte) (at Key, place []byte, ok bool) {
+	at, b := p.of(k, addr)
+	if b == nil {
+		return 0, nil, false
 	}
 	rest := p.rest(record)
 	if rest != binary.BigEndian.Uint32(b[offRest:]) || !fill(b, addr, rest, lease.RecordTimes(record)) {
-		return nil, false
+		return 0, nil, false
 	}
 	p.changed = true
-	return b, true
+	return at, b, true
 }
 
-// Take has a place be of a lease that the database has this record of, whosever it was.
+// Take has a lease that the database has this record of have a place, if there is one that is nobody's or
+// its own.
 func (p *Places) Take(k Key, addr *[16]byte, record []byte) {
-	if b := p.room(k); b != nil {
-		if !fill(b, addr, p.rest(record), lease.RecordTimes(record)) {
-			clear(b)
+	_, b := p.of(k, addr)
+	for end := k.end(); b == nil && k < end; k++ {
+		if b = p.room(k); b == nil {
+			return
 		}
-		p.changed = true
+		if !isFree(b) {
+			b = nil
+		}
 	}
+	if b == nil {
+		return
+	}
+	if !fill(b, addr, p.rest(record), lease.RecordTimes(record)) {
+		clear(b)
+	}
+	p.changed = true
 }
 
-// Leave has a place be nobody's if it is of an address, and reports whether it was.
-func (p *Places) Leave(k Key, addr *[16]byte) bool {
-	b := p.at(k)
-	if !is(b, addr) {
-		return false
+// Leave has a place be nobody's that is of an address, and returns its key if one was.
+func (p *Places) Leave(k Key, addr *[16]byte) (at Key, ok bool) {
+	at, b := p.of(k, addr)
+	if b == nil {
+		return 0, false
 	}
 	clear(b)
 	p.changed = true
-	return true
+	return at, true
 }
 
 // Times returns the times of the lease of an address of which the database has this record, unless
 // it has no place, or another record has.
 func (p *Places) Times(k Key, addr *[16]byte, record []byte) (t lease.Times, ok bool) {
-	b := p.at(k)
-	if !is(b, addr) || p.rest(record) != binary.BigEndian.Uint32(b[offRest:]) {
+	_, b := p.of(k, addr)
+	if b == nil || p.rest(record) != binary.BigEndian.Uint32(b[offRest:]) {
 		return t, false
 	}
 	return times(b), true
 }
 
-// Set has a place be as Renew has returned it.
+// Clear has a place be nobody's, by its own key.
+func (p *Places) Clear(k Key) {
+	if b := p.at(k); b != nil {
+		clear(b)
+		p.changed = true
+	}
+}
+
+// Set has a place be as Renew has returned it, by its own key.
 func (p *Places) Set(k Key, place []byte) error {
 	if len(place) != PlaceLen {
 		return ErrDamaged

@@ -39,12 +39,12 @@ func TestARenewalSetsTimesOnly(t *testing.T) {
 		p := renewals.New(1)
 		defer p.Close()
 		l, k, addr := aLease(1, 1<<20, pd)
-		if _, ok := p.Renew(k, &addr, record(l)); ok {
+		if _, _, ok := p.Renew(k, &addr, record(l)); ok {
 			t.Error("renewed without a place")
 		}
 		p.Take(k, &addr, record(l))
-		if place, ok := p.Renew(k, &addr, record(after(l, time.Hour))); !ok || len(place) != renewals.PlaceLen {
-			t.Errorf("%x, %v", place, ok)
+		if at, place, ok := p.Renew(k, &addr, record(after(l, time.Hour))); !ok || at != k || len(place) != renewals.PlaceLen {
+			t.Errorf("%d, %x, %v", at, place, ok)
 		}
 		want := lease.RecordTimes(record(after(l, time.Hour)))
 		if got, ok := p.Times(k, &addr, record(l)); !ok || got != want {
@@ -68,7 +68,7 @@ func TestARenewalSetsTimesOnly(t *testing.T) {
 		} {
 			changed := after(l, 2*time.Hour)
 			change(&changed)
-			if _, ok := p.Renew(k, &addr, record(changed)); ok {
+			if _, _, ok := p.Renew(k, &addr, record(changed)); ok {
 				t.Errorf("renewed though %s is new", what)
 			}
 			if got, ok := p.Times(k, &addr, record(l)); !ok || got != want {
@@ -80,15 +80,58 @@ func TestARenewalSetsTimesOnly(t *testing.T) {
 		if _, ok := p.Times(k, &addr, record(changed)); ok {
 			t.Error("another record has its times")
 		}
-		if owner, ok := p.Owner(k); !ok || owner != addr {
-			t.Errorf("of %x, %v", owner, ok)
+		if _, ok := p.Leave(k, &[16]byte{1}); ok || !p.Has(k, &addr) {
+			t.Error("left by who has it not")
 		}
-		otherAddr := [16]byte{1}
-		if p.Leave(k, &otherAddr) || !p.Leave(k, &addr) || p.Leave(k, &addr) {
-			t.Error("left by who has it not, or not by who has it")
+		if at, ok := p.Leave(k, &addr); !ok || at != k || p.Has(k, &addr) {
+			t.Error("not left by who has it")
 		}
-		if _, ok := p.Owner(k); ok {
-			t.Error("of somebody after it was left")
+		if _, ok := p.Leave(k, &addr); ok {
+			t.Error("left twice")
+		}
+	}
+}
+
+// A subscriber has some places; of more leases the one has to go that was not renewed for longest.
+func TestSomeLeasesOfASubscriberHavePlaces(t *testing.T) {
+	for pd, many := range map[bool]int{false: 4, true: 2} {
+		p := renewals.New(1)
+		defer p.Close()
+		k := renewals.KeyOf(7, pd)
+		var leases []lease.Lease
+		var addrs [][16]byte
+		for i := range many + 1 {
+			l, _, addr := aLease(i, 7, pd)
+			leases, addrs = append(leases, l), append(addrs, addr)
+			victim, ok := p.Victim(k, &addr)
+			if want := i == many; ok != want || ok && victim != addrs[0] {
+				t.Errorf("lease %d: %x has to go, %v", i, victim, ok)
+			}
+			p.Take(k, &addr, record(l))
+			if p.Has(k, &addr) != (i < many) {
+				t.Errorf("lease %d has a place: %v", i, i == many)
+			}
+		}
+		for i := range many {
+			l := after(leases[i], time.Duration(many-i)*time.Hour)
+			at, place, ok := p.Renew(k, &addrs[i], record(l))
+			if !ok || at != k+renewals.Key(i) || [16]byte(place) != addrs[i] {
+				t.Errorf("lease %d is renewed at %d", i, at)
+			}
+			if _, ok := p.Victim(k, &addrs[i]); ok {
+				t.Errorf("another has to go for lease %d, which has a place", i)
+			}
+		}
+		if victim, ok := p.Victim(k, &addrs[many]); !ok || victim != addrs[many-1] {
+			t.Errorf("%x has to go, %v; want the one that was not renewed for longest", victim, ok)
+		}
+		p.Leave(k, &addrs[1])
+		p.Take(k, &addrs[many], record(leases[many]))
+		if at, _, ok := p.Renew(k, &addrs[many], record(after(leases[many], time.Hour))); !ok || at != k+1 {
+			t.Errorf("at %d, %v; want the place that was left", at, ok)
+		}
+		if other := renewals.KeyOf(7, !pd); p.Has(other, &addrs[0]) || p.Has(renewals.KeyOf(8, pd), &addrs[0]) {
+			t.Error("it is in others' places, too")
 		}
 	}
 }
@@ -101,8 +144,8 @@ func TestTimesThatDoNotFitTakeNoPlace(t *testing.T) {
 	p.Take(k, &addr, record(l))
 	l.ValidUntil = l.Updated.Add(1 << 32 * time.Second)
 	p.Take(k, &addr, record(l))
-	if owner, ok := p.Owner(k); ok {
-		t.Errorf("of %x", owner)
+	if p.Has(k, &addr) {
+		t.Error("it has")
 	}
 }
 
@@ -113,7 +156,9 @@ func TestThereIsNoPlaceBeyondTheLast(t *testing.T) {
 	l, _, addr := aLease(1, 7, false)
 	for _, k := range []renewals.Key{renewals.KeyOf(1<<32, false), renewals.Key(1<<64 - 1)} {
 		p.Take(k, &addr, record(l))
-		if _, ok := p.Owner(k); ok || p.Changed() {
+		p.Clear(k)
+		_, ok := p.Victim(k, &addr)
+		if ok || p.Has(k, &addr) || p.Changed() {
 			t.Errorf("%d has a place", k)
 		}
 		if err := p.Set(k, make([]byte, renewals.PlaceLen)); !errors.Is(err, renewals.ErrDamaged) {
@@ -133,11 +178,12 @@ func TestChangedIsSinceTheLastCall(t *testing.T) {
 	}{
 		{"nothing", func() {}, false},
 		{"taken", func() { p.Take(k, &addr, record(l)) }, true},
-		{"asked", func() { p.Owner(k); p.Times(k, &addr, record(l)) }, false},
+		{"asked", func() { p.Victim(k, &addr); p.Times(k, &addr, record(l)) }, false},
 		{"renewed", func() { p.Renew(k, &addr, record(after(l, 1))) }, true},
 		{"left", func() { p.Leave(k, &addr) }, true},
 		{"left again", func() { p.Leave(k, &addr) }, false},
 		{"set", func() { _ = p.Set(k, make([]byte, renewals.PlaceLen)) }, true},
+		{"cleared", func() { p.Clear(k) }, true},
 		{"told", p.Change, true},
 	}
 	for _, s := range steps {
@@ -169,26 +215,28 @@ func TestAFileHasAllPlaces(t *testing.T) {
 	had := make(map[named]lease.Lease)
 	for range 5000 {
 		number := rng.Uint64N(300) * rng.Uint64N(3) * 997 // some far from others
-		l, k, addr := aLease(rng.IntN(3), number, rng.IntN(4) == 0)
+		l, k, addr := aLease(rng.IntN(5), number, rng.IntN(4) == 0)
 		n := named{k, addr}
 		switch old, ok := is[n]; {
 		case !ok || rng.IntN(5) == 0:
-			for i := range 3 {
-				_, _, addr := aLease(i, number, false)
-				delete(is, named{k, addr})
+			if victim, ok := p.Victim(k, &addr); ok {
+				at, _ := p.Leave(k, &victim)
+				redone.Clear(at)
+				delete(is, named{k, victim})
 			}
 			p.Take(k, &addr, record(l))
 			is[n], had[n] = l, l
 		case rng.IntN(5) == 0:
-			p.Leave(k, &addr)
+			at, _ := p.Leave(k, &addr)
+			redone.Clear(at)
 			delete(is, n)
 		default:
 			is[n] = after(old, time.Duration(rng.IntN(1e6))*time.Second)
-			place, ok := p.Renew(k, &addr, record(is[n]))
+			at, place, ok := p.Renew(k, &addr, record(is[n]))
 			if !ok {
 				t.Fatalf("%+v was not renewed", is[n])
 			}
-			key, ok := renewals.ParseKey(k.Append(nil))
+			key, ok := renewals.ParseKey(at.Append(nil))
 			if err := redone.Set(key, place); !ok || err != nil {
 				t.Fatal(ok, err)
 			}
@@ -254,7 +302,7 @@ func TestADamagedFileIsRefused(t *testing.T) {
 		b[at] ^= 4
 		refused(fmt.Sprintf("another bit in byte %d", at), b)
 	}
-	for what, head := range map[string][]byte{"a third kind": {2, 0, 0, 0, 0}, "a number that nobody has": {0, 0xff, 0xff, 0xff, 0xff}} {
+	for what, head := range map[string][]byte{"a row that is none": {6, 0, 0, 0, 0}, "a number that nobody has": {0, 0xff, 0xff, 0xff, 0xff}} {
 		b := bytes.Clone(whole)
 		copy(b[start:], head)
 		sum(b[start : start+piece])
@@ -304,7 +352,7 @@ func TestARenewalAllocatesNothing(t *testing.T) {
 	p.Take(k, &addr, record(l))
 	r := record(after(l, time.Hour))
 	if n := testing.AllocsPerRun(100, func() {
-		if _, ok := p.Renew(k, &addr, r); !ok {
+		if _, _, ok := p.Renew(k, &addr, r); !ok {
 			t.Error("not renewed")
 		}
 	}); n != 0 {

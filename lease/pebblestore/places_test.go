@@ -1,0 +1,300 @@
+package pebblestore
+
+import (
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"brightgid/lease"
+	"brightgid/lease/leasetest"
+	"brightgid/lease/renewals"
+)
+
+func apply(t *testing.T, s *Store, u lease.Update) {
+	t.Helper()
+	if err := s.Apply(&u); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// begin files a lease as its client's, which Pebble has at once.
+func begin(l lease.Lease) lease.Update {
+	return lease.Update{Put: []lease.Lease{l}, Clients: []lease.ClientList{{Client: l.Client, Addrs: []netip.Addr{l.Addr}}}}
+}
+
+func renew(l lease.Lease) lease.Update { return lease.Update{Put: []lease.Lease{l}, Known: true} }
+
+// Until when leases hold is in the file of renewals: without it, or with one that is not as it was
+// written, they would seem to have ended before.
+func TestNoDatabaseIsOpenedWithoutItsRenewals(t *testing.T) {
+	for what, damage := range map[string]func(path string) error{
+		"is missing": os.Remove,
+		renewals.ErrDamaged.Error(): func(path string) error {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			b[len(b)/2] ^= 1
+			return os.WriteFile(path, b, 0o600)
+		},
+	} {
+		dir := t.TempDir()
+		s, err := Open(dir, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		apply(t, s, begin(leasetest.Lease(1, time.Unix(1e9, 0))))
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, renewalsName)
+		if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+			t.Errorf("%v, %v: not its owner's only", info.Mode(), err)
+		}
+		if err := damage(path); err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range []Options{{ReadOnly: true}, {}} {
+			if s, err := Open(dir, o); err == nil || !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), renewalsName) {
+				t.Errorf("%+v, %v; want %q", s, err, what)
+			}
+		}
+	}
+}
+
+// What begins to be written while the file is is left by a kill, and does no harm.
+func TestAHalfWrittenFileOfRenewalsIsPassedOver(t *testing.T) {
+	dir := emptyDatabase(t)
+	if err := os.WriteFile(filepath.Join(dir, renewalsNewName), []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	apply(t, s, begin(leasetest.Lease(1, time.Unix(1e9, 0))))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, renewalsNewName)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
+}
+
+// watchedFS tells of files of renewals that are written.
+type watchedFS struct {
+	vfs.FS
+	written, renamed func()
+}
+
+type watchedFile struct {
+	vfs.File
+	written func()
+}
+
+func (f watchedFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	file, err := f.FS.Create(name, c)
+	if c == forRenewals {
+		file = watchedFile{file, f.written}
+	}
+	return file, err
+}
+
+func (f watchedFile) Write(b []byte) (int, error) {
+	f.written()
+	return f.File.Write(b)
+}
+
+func (f watchedFS) Rename(from, to string) error {
+	f.renamed()
+	return f.FS.Rename(from, to)
+}
+
+// A renewal that comes while the file is written may be in it, so that the log has to have it first: or a
+// power cut would leave a lease that holds longer than anybody was told.
+func TestTheFileHasNothingThatTheLogHasNot(t *testing.T) {
+	s, err := Open(t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	l := leasetest.Lease(1, time.Unix(1e9, 0))
+	apply(t, s, begin(l))
+	writes, renames := 0, 0
+	s.fs = watchedFS{s.fs, func() {
+		if writes++; writes == 1 {
+			apply(t, s, renew(renewed(l, time.Hour)))
+		}
+	}, func() {
+		renames++
+		if !s.Barrier().Settled() {
+			t.Error("the file has a renewal that the log could lose")
+		}
+	}}
+	if err := s.flush(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(filepath.Join(s.dir, renewalsName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	places, err := renewals.Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer places.Close()
+	raw := l.Addr.As16()
+	if got, ok := places.Times(placesOf(&l), &raw, lease.AppendRecord(nil, &l)); !ok || got.Updated != 1e9+3600 || writes < 2 || renames != 1 {
+		t.Errorf("%+v, %v: the renewal came too late to be in the file, and shows nothing", got, ok)
+	}
+}
+
+// A file of which nothing has changed is not written again.
+func TestTheFileIsWrittenWhenThereAreRenewals(t *testing.T) {
+	s, err := Open(t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	renames := 0
+	s.fs = watchedFS{s.fs, func() {}, func() { renames++ }}
+	l := leasetest.Lease(1, time.Unix(1e9, 0))
+	for i, step := range []struct {
+		do   func()
+		want int
+	}{
+		{func() {}, 0},
+		{func() { apply(t, s, begin(l)) }, 1},
+		{func() {}, 0},
+		{func() { apply(t, s, renew(renewed(l, time.Hour))) }, 1},
+		{func() {
+			if _, err := s.Register(crashLookup(1), []byte{1}, l.Start); err != nil {
+				t.Fatal(err)
+			}
+		}, 0},
+	} {
+		before := renames
+		step.do()
+		if err := s.flush(); err != nil {
+			t.Fatal(err)
+		}
+		if renames-before != step.want {
+			t.Errorf("step %d: written %d times, want %d", i, renames-before, step.want)
+		}
+	}
+}
+
+// An address that was one subscriber's and is another's is not kept in the first one's place when
+// it is forgotten.
+func TestAPlaceKeepsNoAddressThatIsForgotten(t *testing.T) {
+	s, err := Open(t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	t0 := time.Unix(1e9, 0).UTC()
+	first := leasetest.Lease(1, t0)
+	apply(t, s, begin(first))
+	second := leasetest.Lease(1, t0.Add(24*time.Hour))
+	second.Subscriber = 2
+	u := begin(second)
+	u.Archive = append(u.Archive, first)
+	apply(t, s, u)
+	raw := first.Addr.As16()
+	if s.places.Has(placesOf(&first), &raw) || !s.places.Has(placesOf(&second), &raw) {
+		t.Error("the address is not in the second subscriber's place, or in the first one's, too")
+	}
+	apply(t, s, lease.Update{Delete: []lease.Lease{second, first}})
+	if s.places.Has(placesOf(&second), &raw) {
+		t.Error("the second subscriber's place keeps it")
+	}
+}
+
+// While leases are renewed, change their places and are written to where they belong, whoever reads one
+// finds it as it was at some time since it began to read.
+func TestWhoReadsFindsNoOlderTimes(t *testing.T) {
+	s, err := Open(t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	t0 := time.Unix(1e9, 0).UTC()
+	const leases = 12 // of two subscribers, who have no places for so many
+	now := make([]lease.Lease, leases)
+	var told [leases]atomic.Int64
+	for i := range now {
+		now[i] = leasetest.Lease(i, t0)
+		now[i].Subscriber = uint64(i % 2)
+		apply(t, s, begin(now[i]))
+		told[i].Store(t0.Unix())
+	}
+	var readers sync.WaitGroup
+	var stop atomic.Bool
+	var reads atomic.Int64
+	check := func(i int, least int64, l lease.Lease, err error) {
+		if err != nil || l.Updated.Unix() < least || l.ValidUntil.Sub(l.Updated) != 2*time.Hour {
+			t.Errorf("lease %d is of %s until %s, %v; it was of %s when that was asked", i, l.Updated, l.ValidUntil, err, time.Unix(least, 0).UTC())
+			stop.Store(true)
+		}
+		reads.Add(1)
+	}
+	readers.Go(func() {
+		for n := 0; !stop.Load(); n++ {
+			i := n % leases
+			least := told[i].Load()
+			l, err := s.Lease(now[i].Addr)
+			check(i, least, l, err)
+		}
+	})
+	readers.Go(func() {
+		for !stop.Load() {
+			var least [leases]int64
+			for i := range least {
+				least[i] = told[i].Load()
+			}
+			if err := s.Each(func(l lease.Lease) error {
+				i := int(l.Addr.As16()[15])
+				check(i, least[i], l, nil)
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	readers.Go(func() {
+		for !stop.Load() {
+			if err := s.flush(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	began := time.Now()
+	changes := 0
+	for ; time.Since(began) < 2*time.Second && !stop.Load(); changes++ {
+		i := (changes / 7) % leases
+		l := renewed(leasetest.Lease(i, t0), time.Duration(changes+1)*time.Second)
+		l.Subscriber = uint64(i % 2)
+		l.Anchor.LinkLayer = []byte{byte(changes / 100 % 2)} // and where it is, now and then
+		u := renew(l)
+		if changes%7 == 6 {
+			u = begin(l)
+		}
+		apply(t, s, u)
+		told[i].Store(l.Updated.Unix())
+	}
+	stop.Store(true)
+	readers.Wait()
+	if changes < 1000 || reads.Load() < 1000 {
+		t.Errorf("%d changes and %d reads show little", changes, reads.Load())
+	}
+}
