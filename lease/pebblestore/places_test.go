@@ -298,3 +298,108 @@ func TestWhoReadsFindsNoOlderTimes(t *testing.T) {
 		t.Errorf("%d changes and %d reads show little", changes, reads.Load())
 	}
 }
+
+// crashed is what a kill would leave of a store that does nothing.
+func crashed(t *testing.T, s *Store) *Store {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "leases"), os.DirFS(s.dir)); err != nil {
+		t.Fatal(err)
+	}
+	after, err := Open(filepath.Join(dir, "leases"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := after.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return after
+}
+
+// What the log has of places is there after one crash and after another right behind it, and what it has
+// of those that were left is nowhere.
+func TestPlacesAfterCrashes(t *testing.T) {
+	s, err := Open(t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var want []lease.Lease
+	for i := range 4 {
+		l := leasetest.Lease(i, time.Unix(1e9, 0).UTC())
+		apply(t, s, begin(l))
+		want = append(want, renewed(l, time.Hour))
+	}
+	for i, l := range want {
+		apply(t, s, renew(l))
+		if i == 1 { // which is in the file and in the log, and those after it in the log only
+			if err := s.flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	gone := want[0]
+	want = want[1:]
+	apply(t, s, lease.Update{Delete: []lease.Lease{gone}})
+	apply(t, s, renew(renewed(want[0], time.Hour)))
+	want[0] = renewed(want[0], time.Hour)
+	if err := s.Barrier().Wait(); err != nil {
+		t.Fatal(err)
+	}
+	once := crashed(t, s)
+	for what, s := range map[string]*Store{"one crash": once, "two": crashed(t, once)} {
+		for _, l := range want {
+			raw := l.Addr.As16()
+			if got, err := s.Lease(l.Addr); err != nil || !got.ValidUntil.Equal(l.ValidUntil) || !s.places.Has(placesOf(&l), &raw) {
+				t.Errorf("after %s: until %s, %v; want %s", what, got.ValidUntil, err, l.ValidUntil)
+			}
+		}
+		raw := gone.Addr.As16()
+		if s.places.Has(placesOf(&gone), &raw) {
+			t.Errorf("after %s a place has an address that was forgotten", what)
+		}
+	}
+}
+
+// A lease of which more than times is new, and again, is what it was last; and has a place when Pebble
+// has it as it is.
+func TestALeaseChangesBetweenItsPlaceAndTheTable(t *testing.T) {
+	s, err := Open(t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	l := leasetest.Lease(1, time.Unix(1e9, 0).UTC())
+	raw := l.Addr.As16()
+	apply(t, s, begin(l))
+	relay := l.Anchor.Relay
+	for i, step := range []struct {
+		relay  netip.Addr
+		settle bool
+		placed bool
+	}{
+		{relay, false, true},
+		{netip.IPv6Loopback(), false, false},
+		{relay, false, false},
+		{relay, true, true},
+		{netip.IPv6Loopback(), true, true},
+		{netip.IPv6Loopback(), false, true},
+	} {
+		l = renewed(l, time.Minute)
+		l.Anchor.Relay = step.relay
+		apply(t, s, renew(l))
+		if step.settle {
+			if err := s.Settle(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := s.Lease(l.Addr); err != nil || !got.Updated.Equal(l.Updated) || got.Anchor.Relay != step.relay {
+			t.Errorf("step %d: %+v, %v; want %+v", i, got, err, l)
+		}
+		if got := s.places.Has(placesOf(&l), &raw); got != step.placed {
+			t.Errorf("step %d: in a place %v", i, got)
+		}
+	}
+}

@@ -648,34 +648,37 @@ func TestAnOlderLeaseNeverComesBack(t *testing.T) {
 	t0 := time.Unix(1e9, 0).UTC()
 	const leases = 1000
 	for round := range 20 {
-		at := t0.Add(time.Duration(round) * time.Minute)
-		renewed := func(i int, at time.Time) []lease.Lease {
-			l := leasetest.Lease(i, t0)
-			l.Updated = at
-			return []lease.Lease{l}
+		at := time.Duration(round) * time.Minute
+		now := func(i int, at time.Duration) lease.Lease {
+			l := renewed(leasetest.Lease(i, t0), at)
+			l.Anchor.LinkLayer = []byte{byte(round)} // so that it has no place at first
+			return l
 		}
 		for i := range leases {
-			if err := s.Apply(&lease.Update{Put: renewed(i, at), Known: round > 0}); err != nil {
-				t.Fatal(err)
-			}
+			u := renew(now(i, at))
+			u.Known = round > 0
+			apply(t, s, u)
 		}
 		given := make(chan error)
 		go func() { given <- s.give() }()
-		newer := at.Add(time.Second)
 		for i := range leases {
-			// Its client's list goes with it, so that Pebble has it at once.
-			u := lease.Update{Put: renewed(i, newer)}
-			u.Clients = []lease.ClientList{{Client: u.Put[0].Client, Addrs: []netip.Addr{u.Put[0].Addr}}}
-			if err := s.Apply(&u); err != nil {
-				t.Fatal(err)
+			// With its client's list, so that Pebble has it at once, or not.
+			if l := now(i, at+time.Second); i%2 == 0 {
+				apply(t, s, begin(l))
+			} else {
+				apply(t, s, renew(l))
 			}
 		}
 		if err := <-given; err != nil {
 			t.Fatal(err)
 		}
-		for i := range leases {
-			if l, err := s.Lease(renewed(i, newer)[0].Addr); err != nil || !l.Updated.Equal(newer) {
-				t.Fatalf("round %d, lease %d: of %s, %v; want %s", round, i, l.Updated, err, newer)
+		for _, at := range []time.Duration{at + time.Second, at + 2*time.Second} {
+			for i := range leases {
+				l := now(i, at)
+				if got, err := s.Lease(l.Addr); err != nil || !got.Updated.Equal(l.Updated) {
+					t.Fatalf("round %d, lease %d: of %s, %v; want %s", round, i, got.Updated, err, l.Updated)
+				}
+				apply(t, s, renew(now(i, at+time.Second)))
 			}
 		}
 	}
