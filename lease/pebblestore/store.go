@@ -469,12 +469,12 @@ func (s *Store) record(b []byte, addr netip.Addr) ([]byte, error) {
 			return nil
 		})
 		s.mu.RLock()
-		_, ok = s.recentRecord(addr)
-		if ok = !ok && moved == s.moved; ok && err == nil {
+		same := moved == s.moved
+		if same && err == nil {
 			s.renewed(addr, b)
 		}
 		s.mu.RUnlock()
-		if ok || tries == 3 {
+		if same || tries == 3 {
 			return b, err
 		}
 		b = b[:0]

@@ -667,6 +667,10 @@ func TestAnOlderLeaseNeverComesBack(t *testing.T) {
 				apply(t, s, begin(l))
 			} else {
 				apply(t, s, renew(l))
+				apply(t, s, renew(l))
+			}
+			if l, err := s.Lease(now(i, at).Addr); err != nil || !l.Updated.Equal(now(i, at+time.Second).Updated) {
+				t.Fatalf("round %d, lease %d, while leases are given: of %s, %v", round, i, l.Updated, err)
 			}
 		}
 		if err := <-given; err != nil {
