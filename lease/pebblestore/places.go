@@ -56,15 +56,8 @@ func (s *Store) loadRenewals(readOnly bool) error {
 	if s.places, err = renewals.Read(f); err != nil {
 		return fmt.Errorf("the file %s: %w; put the whole directory back from one backup", renewalsName, err)
 	}
-	info, err := f.Stat()
-	if err == nil {
-		s.filed(info.Size())
-	}
-	return err
+	return nil
 }
-
-// filed says how long the file of renewals is.
-func (s *Store) filed(size int64) { s.fullLog.Store(min(max(size, minFullLog), maxFullLog)) }
 
 // saveRenewals writes the file of renewals if there are any since it was written. What they are of
 // Pebble has to have written.
@@ -93,13 +86,12 @@ func (s *Store) writeRenewals() error {
 	}
 	err = os.Chmod(path, 0o600) // which Pebble leaves to the directory
 	f = vfs.NewSyncingFile(f, vfs.SyncingFileOptions{BytesPerSync: 512 << 10})
-	e, part, size := s.places.Encode(), []byte(nil), 0
+	e, part := s.places.Encode(), []byte(nil)
 	for more := true; more && err == nil; {
 		began := time.Now()
 		s.mu.RLock()
 		part, more = e.Next(part[:0])
 		s.mu.RUnlock()
-		size += len(part)
 		if _, err = f.Write(part); more {
 			s.restUnlessBehind(time.Since(began))
 		}
@@ -116,6 +108,5 @@ func (s *Store) writeRenewals() error {
 	if err := s.fs.Rename(path, s.fs.PathJoin(s.dir, renewalsName)); err != nil {
 		return err
 	}
-	s.filed(int64(size))
 	return datasync.Dir(s.dir)
 }

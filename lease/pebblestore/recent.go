@@ -327,7 +327,7 @@ func (s *Store) restUnlessBehind(took time.Duration) {
 	s.mu.RLock()
 	behind := s.recent.len() > 2*maxRecent
 	s.mu.RUnlock()
-	if !behind && s.wal.Size() < 2*s.fullLog.Load() {
+	if !behind && s.wal.Size() < 2*maxLog {
 		s.rest(took)
 	}
 }
@@ -335,7 +335,7 @@ func (s *Store) restUnlessBehind(took time.Duration) {
 // grown has a checkpoint made if it is time.
 func (s *Store) grown(enough bool) {
 	size := s.wal.Size()
-	if !enough && size < s.fullLog.Load() && (size < smallLog || s.prepared.Load()) {
+	if !enough && size < maxLog && (size < smallLog || s.prepared.Load()) {
 		return
 	}
 	select {
@@ -384,7 +384,7 @@ func (s *Store) tidy() error {
 // checkpoint has Pebble durably write all that the log has so far, which is removed.
 func (s *Store) checkpoint() error {
 	s.prepared.Store(true)
-	if err := s.wal.Prepare(s.fullLog.Load(), s.pause); err != nil {
+	if err := s.wal.Prepare(maxLog, s.pause); err != nil {
 		s.log.Warn("the next file of the lease database's log is not written ahead, which makes its syncs slower", "error", err)
 	}
 	return s.flush()
@@ -405,7 +405,7 @@ func (s *Store) pause(took time.Duration) bool {
 	s.mu.RLock()
 	due := s.recent.len() >= maxRecent
 	s.mu.RUnlock()
-	return !due && s.wal.Size() < s.fullLog.Load() && s.rest(max(took, prepareEvery/restFor))
+	return !due && s.wal.Size() < maxLog && s.rest(max(took, prepareEvery/restFor))
 }
 
 // flush is a checkpoint without regard to the next.

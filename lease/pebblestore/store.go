@@ -63,13 +63,10 @@ type Options struct {
 // DefaultReserve leaves room for what Pebble writes in the background.
 const DefaultReserve = 64 << 20
 
-// When the log has so many bytes, or so many leases wait for Pebble, they are given to it. The log is as
-// long as the file of renewals, which is written with it, from the one length to the other: then not
-// much more is written for a renewal than the log has of it, and a start does not take long after a kill.
+// When the log has so many bytes, or so many leases wait for Pebble, they go to where they belong.
 const (
-	minFullLog = 64 << 20
-	maxFullLog = 256 << 20
-	maxRecent  = 1 << 19
+	maxLog    = 64 << 20
+	maxRecent = 1 << 19
 )
 
 // What Pebble has in memory: what is written, in two tables of memTableLen bytes, one of which waits to
@@ -112,7 +109,6 @@ type Store struct {
 	hurry  atomic.Int32 // who waits until they are, or for Pebble
 	behind atomic.Bool  // Pebble has more to do than it comes to
 
-	fullLog  atomic.Int64  // when the log has so many bytes it is cut
 	prepared atomic.Bool   // the log's next file was written ahead, or need not be
 	wake     chan struct{} // a checkpoint is due
 	stopping chan struct{}
@@ -155,7 +151,6 @@ func Open(dir string, o Options) (*Store, error) {
 		dir: dir, log: o.Log, closed: make(chan struct{}), recent: newTable(), empty: newTable(),
 		wake: make(chan struct{}, 1), stopping: make(chan struct{}), stopped: make(chan struct{}),
 	}
-	s.fullLog.Store(minFullLog)
 	s.hurry.Add(1) // who waits until it is open
 	defer s.hurry.Add(-1)
 	compactions := newScheduler()
@@ -452,6 +447,10 @@ const recordLen = 192
 func (s *Store) record(b []byte, addr netip.Addr) ([]byte, error) {
 	var key [17]byte
 	for tries := 0; ; tries++ {
+		if tries == 3 { // and from now on only renewals move any
+			s.order.Lock()
+			defer s.order.Unlock()
+		}
 		s.mu.RLock()
 		record, ok := s.recentRecord(addr)
 		b = append(b, record...)
@@ -459,10 +458,6 @@ func (s *Store) record(b []byte, addr netip.Addr) ([]byte, error) {
 		s.mu.RUnlock()
 		if ok {
 			return b, nil
-		}
-		if tries == 3 { // and now nothing moves
-			s.order.Lock()
-			defer s.order.Unlock()
 		}
 		err := s.view(leaseKey(key[:0], addr), func(v []byte) error {
 			b = append(b, v...)
@@ -474,7 +469,7 @@ func (s *Store) record(b []byte, addr netip.Addr) ([]byte, error) {
 			s.renewed(addr, b)
 		}
 		s.mu.RUnlock()
-		if same || tries == 3 {
+		if same {
 			return b, err
 		}
 		b = b[:0]

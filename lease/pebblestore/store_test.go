@@ -587,7 +587,7 @@ func TestTheLogIsTidied(t *testing.T) {
 		if inLog() {
 			t.Fatal("the log has what is forgotten")
 		}
-		if err := s.wal.Prepare(minFullLog, s.rest); err != nil {
+		if err := s.wal.Prepare(maxLog, s.rest); err != nil {
 			t.Fatal(err)
 		}
 	}
