@@ -26,6 +26,37 @@ func apply(t *testing.T, s *Store, u lease.Update) {
 	}
 }
 
+// newStore is an empty one, which is closed when the test has ended.
+func newStore(t *testing.T) *Store {
+	t.Helper()
+	s, err := Open(t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// fileOf reads a store's file of renewals.
+func fileOf(t *testing.T, s *Store) *renewals.Places {
+	t.Helper()
+	f, err := os.Open(filepath.Join(s.dir, renewalsName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	places, err := renewals.Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(places.Close)
+	return places
+}
+
 // begin files a lease as its client's, which Pebble has at once.
 func begin(l lease.Lease) lease.Update {
 	return lease.Update{Put: []lease.Lease{l}, Clients: []lease.ClientList{{Client: l.Client, Addrs: []netip.Addr{l.Addr}}}}
@@ -122,11 +153,7 @@ func (f watchedFS) Rename(from, to string) error {
 // A renewal that comes while the file is written may be in it, so that the log has to have it first: or a
 // power cut would leave a lease that holds longer than anybody was told.
 func TestTheFileHasNothingThatTheLogHasNot(t *testing.T) {
-	s, err := Open(t.TempDir(), Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s := newStore(t)
 	l := leasetest.Lease(1, time.Unix(1e9, 0))
 	apply(t, s, begin(l))
 	writes, renames := 0, 0
@@ -143,16 +170,7 @@ func TestTheFileHasNothingThatTheLogHasNot(t *testing.T) {
 	if err := s.flush(); err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.Open(filepath.Join(s.dir, renewalsName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	places, err := renewals.Read(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer places.Close()
+	places := fileOf(t, s)
 	raw := l.Addr.As16()
 	if got, ok := places.Times(placesOf(&l), &raw, lease.AppendRecord(nil, &l)); !ok || got.Updated != 1e9+3600 || writes < 2 || renames != 1 {
 		t.Errorf("%+v, %v: the renewal came too late to be in the file, and shows nothing", got, ok)
@@ -161,11 +179,7 @@ func TestTheFileHasNothingThatTheLogHasNot(t *testing.T) {
 
 // A file of which nothing has changed is not written again.
 func TestTheFileIsWrittenWhenThereAreRenewals(t *testing.T) {
-	s, err := Open(t.TempDir(), Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s := newStore(t)
 	renames := 0
 	s.fs = watchedFS{s.fs, func() {}, func() { renames++ }}
 	l := leasetest.Lease(1, time.Unix(1e9, 0))
@@ -197,11 +211,7 @@ func TestTheFileIsWrittenWhenThereAreRenewals(t *testing.T) {
 // An address that was one subscriber's and is another's is not kept in the first one's place when
 // it is forgotten.
 func TestAPlaceKeepsNoAddressThatIsForgotten(t *testing.T) {
-	s, err := Open(t.TempDir(), Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s := newStore(t)
 	t0 := time.Unix(1e9, 0).UTC()
 	first := leasetest.Lease(1, t0)
 	apply(t, s, begin(first))
@@ -223,11 +233,7 @@ func TestAPlaceKeepsNoAddressThatIsForgotten(t *testing.T) {
 // While leases are renewed, change their places and are written to where they belong, whoever reads one
 // finds it as it was at some time since it began to read.
 func TestWhoReadsFindsNoOlderTimes(t *testing.T) {
-	s, err := Open(t.TempDir(), Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s := newStore(t)
 	t0 := time.Unix(1e9, 0).UTC()
 	const leases = 12 // of two subscribers, who have no places for so many
 	now := make([]lease.Lease, leases)
@@ -321,11 +327,7 @@ func crashed(t *testing.T, s *Store) *Store {
 // What the log has of places is there after one crash and after another right behind it, and what it has
 // of those that were left is nowhere.
 func TestPlacesAfterCrashes(t *testing.T) {
-	s, err := Open(t.TempDir(), Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s := newStore(t)
 	var want []lease.Lease
 	for i := range 4 {
 		l := leasetest.Lease(i, time.Unix(1e9, 0).UTC())
@@ -366,11 +368,7 @@ func TestPlacesAfterCrashes(t *testing.T) {
 // A lease of which more than times is new, and again, is what it was last; and has a place when Pebble
 // has it as it is.
 func TestALeaseChangesBetweenItsPlaceAndTheTable(t *testing.T) {
-	s, err := Open(t.TempDir(), Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s := newStore(t)
 	l := leasetest.Lease(1, time.Unix(1e9, 0).UTC())
 	raw := l.Addr.As16()
 	apply(t, s, begin(l))

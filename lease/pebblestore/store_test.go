@@ -26,7 +26,6 @@ import (
 	"brightgid/lease"
 	"brightgid/lease/index"
 	"brightgid/lease/leasetest"
-	"brightgid/lease/renewals"
 	"brightgid/lease/wal"
 )
 
@@ -510,16 +509,7 @@ func TestCheckpointsComeByThemselves(t *testing.T) {
 			t.Fatalf("%d leases wait, and the log has %d bytes in %d files", waiting(), s.wal.Size(), files())
 		}
 	}
-	f, err := os.Open(filepath.Join(s.dir, renewalsName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	places, err := renewals.Read(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer places.Close()
+	places := fileOf(t, s)
 	inPlaces := uint64(0)
 	for i := range n {
 		want := crashRenewal(i)
