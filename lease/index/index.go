@@ -2,7 +2,7 @@
 // renews asks for is there, however many there are; and that what a new client asks for is not there,
 // nearly always.
 //
-// It takes about 140 bytes for a lease of a subscriber with one client. Hashes are of a random
+// It takes about 150 bytes for a lease of a subscriber with one client. Hashes are of a random
 // key, so that nobody can choose what collides.
 package index
 
