@@ -48,8 +48,8 @@ type Encoder struct {
 // Encode returns an encoder.
 func (p *Places) Encode() *Encoder { return &Encoder{p: p} }
 
-// Next appends the next part of the file to b, up to 64 KiB and some bytes, and reports whether there
-// are more. What of a place changes afterwards is not in the file.
+// Next looks at up to 64 KiB of places, appends the next part of the file to b, which may be nothing, and
+// reports whether there are more. What of a place changes afterwards is not in the file.
 func (e *Encoder) Next(b []byte) (_ []byte, more bool) {
 	begin := len(b)
 	if !e.begun {
@@ -61,8 +61,11 @@ func (e *Encoder) Next(b []byte) (_ []byte, more bool) {
 		for e.piece < len(e.p.rows[e.row])*(chunkLen/pieceLen) {
 			places, number := e.p.piece(e.row, e.piece), e.piece
 			e.piece++
-			if places == nil || allFree(places) {
+			switch {
+			case places == nil:
 				continue
+			case allFree(places):
+				return b, true
 			}
 			e.pieces++
 			b = binary.BigEndian.AppendUint32(append(b, byte(e.row)), uint32(number))

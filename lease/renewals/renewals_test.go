@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -269,6 +270,31 @@ func TestAFileHasAllPlaces(t *testing.T) {
 	}
 	if renewed < 100 {
 		t.Errorf("%d that are renewed show little", renewed)
+	}
+}
+
+// Who guards places keeps others from them for no more than one piece at a time, be there anything in it or
+// not.
+func TestOnePieceAtATime(t *testing.T) {
+	p := renewals.New(5)
+	defer p.Close()
+	const piece, pieces = 2048, 64 // of those that are had together
+	l, k, addr := aLease(1, 0, false)
+	p.Take(k, &addr, record(l))
+	p.Leave(k, &addr)
+	_, last, _ := aLease(1, piece*(pieces-1), false)
+	p.Take(last, &addr, record(l))
+	e := p.Encode()
+	var lens []int
+	for more := true; more; {
+		var b []byte
+		b, more = e.Next(nil)
+		lens = append(lens, len(b))
+	}
+	want := make([]int, pieces+2)
+	want[0], want[pieces], want[pieces+1] = 20, 5+piece*renewals.PlaceLen+4, 9
+	if !slices.Equal(lens, want) {
+		t.Errorf("parts of %d bytes, want %d", lens, want)
 	}
 }
 
