@@ -29,7 +29,12 @@ func apply(t *testing.T, s *Store, u lease.Update) {
 // newStore is an empty one, which is closed when the test has ended.
 func newStore(t *testing.T) *Store {
 	t.Helper()
-	s, err := Open(t.TempDir(), Options{})
+	return storeIn(t, t.TempDir())
+}
+
+func storeIn(t *testing.T, dir string) *Store {
+	t.Helper()
+	s, err := Open(dir, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,8 +93,12 @@ func TestNoDatabaseIsOpenedWithoutItsRenewals(t *testing.T) {
 			t.Fatal(err)
 		}
 		path := filepath.Join(dir, renewalsName)
-		if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
-			t.Errorf("%v, %v: not its owner's only", info.Mode(), err)
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode() != 0o600 {
+			t.Errorf("%v: not its owner's only", info.Mode())
 		}
 		if err := damage(path); err != nil {
 			t.Fatal(err)
@@ -308,20 +317,11 @@ func TestWhoReadsFindsNoOlderTimes(t *testing.T) {
 // crashed is what a kill would leave of a store that does nothing.
 func crashed(t *testing.T, s *Store) *Store {
 	t.Helper()
-	dir := t.TempDir()
-	if err := os.CopyFS(filepath.Join(dir, "leases"), os.DirFS(s.dir)); err != nil {
+	dir := filepath.Join(t.TempDir(), "leases")
+	if err := os.CopyFS(dir, os.DirFS(s.dir)); err != nil {
 		t.Fatal(err)
 	}
-	after, err := Open(filepath.Join(dir, "leases"), Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := after.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return after
+	return storeIn(t, dir)
 }
 
 // What the log has of places is there after one crash and after another right behind it, and what it has

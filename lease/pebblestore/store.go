@@ -791,8 +791,8 @@ type eviction struct {
 	addr [16]byte
 }
 
-// evict adds to the change that Pebble has leases as they are whose places are needed. It finds them in
-// evicted.
+// evict adds to the change the leases whose places are needed, with the times that they have, and leaves
+// in evicted which these are.
 func (s *Store) evict(put, gone []lease.Lease) error {
 	s.evicted = s.evicted[:0]
 	for i := range put {
