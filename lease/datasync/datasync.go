@@ -170,14 +170,18 @@ func (s *Syncer) Wait() error {
 		return nil
 	}
 	var count [8]byte // how many syncs have ended since
-	var err error
+	var e unix.Errno
 	if failed := s.raw.Read(func(fd uintptr) bool {
-		_, err = unix.Read(int(fd), count[:])
-		return err != unix.EAGAIN && err != unix.EINTR
+		// It does not wait, so that the scheduler need not know of it: see wal's writeAt.
+		_, _, e = unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(&count)), unsafe.Sizeof(count))
+		return e != unix.EAGAIN && e != unix.EINTR
 	}); failed != nil {
 		return os.ErrClosed
 	}
-	return err
+	if e != 0 {
+		return e
+	}
+	return nil
 }
 
 // Close has Wait return an error and frees what the kernel holds. Nothing may be called after it,
