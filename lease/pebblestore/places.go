@@ -1,10 +1,10 @@
 package pebblestore
 
 import (
-	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"time"
@@ -25,15 +25,15 @@ const (
 const forRenewals vfs.DiskWriteCategory = "renewals"
 
 // loadRenewals reads the file of renewals, and makes one for a database that is new or of an older
-// format, which is of this one from then on.
-func (s *Store) loadRenewals(readOnly bool) error {
+// format, which is of this one from then on, with a seed for its sums.
+func (s *Store) loadRenewals(readOnly bool, random io.Reader) error {
 	version, err := s.format(readOnly)
 	if err != nil {
 		return err
 	}
 	if version < formatVersion {
 		var seed [8]byte
-		if _, err := rand.Read(seed[:]); err != nil {
+		if _, err := io.ReadFull(random, seed[:]); err != nil {
 			return err
 		}
 		s.places = renewals.New(binary.BigEndian.Uint64(seed[:]))
@@ -84,7 +84,6 @@ func (s *Store) writeRenewals() error {
 	if err != nil {
 		return err
 	}
-	err = os.Chmod(path, 0o600) // which Pebble leaves to the directory
 	f = vfs.NewSyncingFile(f, vfs.SyncingFileOptions{BytesPerSync: 512 << 10})
 	e, part := s.places.Encode(), []byte(nil)
 	for more := true; more && err == nil; {

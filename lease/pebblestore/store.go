@@ -23,9 +23,11 @@ package pebblestore
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -50,6 +52,9 @@ import (
 // Options are what Open may be told.
 type Options struct {
 	Log *slog.Logger
+
+	// Rand is where the salts of the log's files are from, and the seed of the renewals' file; nil for the system's.
+	Rand io.Reader
 
 	// Reserve is how many bytes must be free before the store goes on after
 	// the disk was full, or an eighth of the disk, if that is less. 0 means
@@ -129,6 +134,9 @@ func Open(dir string, o Options) (*Store, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
 	if o.Reserve == 0 {
 		o.Reserve = DefaultReserve
 	}
@@ -154,7 +162,7 @@ func Open(dir string, o Options) (*Store, error) {
 	s.hurry.Add(1) // who waits until it is open
 	defer s.hurry.Add(-1)
 	compactions := newScheduler()
-	s.fs = vfs.OnDiskFull(pacedFS{vfs.Default, paceEvery, s.pace}, func() { s.waitForSpace(o.Reserve) })
+	s.fs = vfs.OnDiskFull(pacedFS{privateFS{vfs.Default}, paceEvery, s.pace}, func() { s.waitForSpace(o.Reserve) })
 	opts := &pebble.Options{
 		FS:                 s.fs,
 		Logger:             logger{o.Log},
@@ -178,7 +186,7 @@ func Open(dir string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("lease database %s: %w", dir, err)
 	}
 	compactions.opened() // and a replay may have to wait for some
-	err = s.loadRenewals(o.ReadOnly)
+	err = s.loadRenewals(o.ReadOnly, o.Rand)
 	if err == nil && !o.ReadOnly {
 		err = s.openLog(logDir, o)
 	}
@@ -293,6 +301,7 @@ func (s *Store) openLog(dir string, o Options) error {
 	}
 	s.wal, err = wal.New(dir, wal.Options{
 		Log:    o.Log,
+		Rand:   o.Rand,
 		Full:   func() { s.waitForSpace(o.Reserve) },
 		Failed: func(err error) { logger{o.Log}.Fatalf("%v", err) },
 	})

@@ -93,6 +93,65 @@ func TestDirectoryIsForItsOwnerOnly(t *testing.T) {
 	}
 }
 
+// Nobody else reads the database's files, also where an operator has made its directory for all.
+func TestFilesAreForTheirOwnerOnly(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "leases")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := storeIn(t, dir)
+	l := crashLease(1)
+	apply(t, s, begin(l))
+	if err := s.flush(); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, s, renew(renewed(l, time.Minute)))
+	found := make(map[string]bool)
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil && info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %o, want 600", path, info.Mode().Perm())
+		}
+		found[filepath.Ext(path)] = true
+		return err
+	})
+	if err != nil || !found[".sst"] || !found[".wal"] {
+		t.Errorf("%v; kinds of files: %v", err, found)
+	}
+}
+
+// What is random of a database's files is from who opens it.
+func TestRandomnessIsPassedIn(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir, Options{Rand: repeated('s')})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	logs, err := filepath.Glob(filepath.Join(dir, "wal", "*.wal"))
+	if err != nil || len(logs) != 1 {
+		t.Fatalf("files of the log: %v, %v", logs, err)
+	}
+	for _, path := range []string{logs[0], filepath.Join(dir, renewalsName)} {
+		if b, err := os.ReadFile(path); err != nil || !bytes.Contains(b, []byte("ssssssss")) {
+			t.Errorf("%s: %x, %v", path, b, err)
+		}
+	}
+}
+
+// repeated is a source of nothing but one byte.
+type repeated byte
+
+func (r repeated) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = byte(r)
+	}
+	return len(b), nil
+}
+
 // Alone, a store leaves no number out.
 func TestSubscribersAreCounted(t *testing.T) {
 	dir := t.TempDir()
