@@ -21,15 +21,6 @@ func (p privateFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File
 	return f, err
 }
 
-// OpenReadWrite implements vfs.FS.
-func (p privateFS) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
-	f, err := p.FS.OpenReadWrite(name, category, opts...)
-	if err == nil {
-		err = private(name, f)
-	}
-	return f, err
-}
-
 // Lock implements vfs.FS.
 func (p privateFS) Lock(name string) (io.Closer, error) {
 	f, err := p.FS.Lock(name)
