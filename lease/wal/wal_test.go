@@ -652,6 +652,29 @@ func TestFailure(t *testing.T) {
 	}
 }
 
+// The kernel may write less than it is given.
+func TestLessIsWritten(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 8, Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	n, err := writeAt(f, []byte("longer than eight"), 1)
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if n != 7 || err != nil {
+		t.Errorf("%d bytes, %v; want the 7 that there was room for", n, err)
+	}
+}
+
 // A disk that is full is waited for, and what is kept for the next file makes room first.
 func TestFullDisk(t *testing.T) {
 	waited := 0
