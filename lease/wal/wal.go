@@ -194,18 +194,19 @@ func (l *Log) write() {
 	}
 }
 
-// shortFrame is what is written without telling the scheduler.
+// shortFrame is what is written without telling the scheduler. To copy more may take so long that other
+// goroutines should have the processor meanwhile.
 const shortFrame = 64 << 10
 
 // writeAt writes at least some of b where it returns no error.
 //
-// Go's scheduler is not told of a short write, which the kernel copies and does not wait with for the disk. Its
+// Go's scheduler is not told of a short write, which the kernel copies without waiting for the disk. Its
 // monitor sleeps while no goroutine can run, which is so once in each sync, and whoever tells the scheduler of a system
 // call wakes it, to look every 20 µs whether that blocks: a tenth of the processor's time. Where
 // the kernel does hold up who writes, as when there is much that the disk has not yet, the processor is kept from
 // other goroutines; those that file leases would have to wait for the log anyway.
 func writeAt(f *os.File, b []byte, at int64) (int, error) {
-	if len(b) <= shortFrame && strconv.IntSize == 64 { // else an offset is two arguments
+	if len(b) <= shortFrame && strconv.IntSize == 64 { // with fewer bits an offset is two arguments
 		n, _, e := unix.RawSyscall6(unix.SYS_PWRITE64, f.Fd(), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), uintptr(at), 0, 0)
 		if e == 0 && n > 0 {
 			return int(n), nil
