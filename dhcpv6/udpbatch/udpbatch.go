@@ -44,6 +44,10 @@ type Message struct {
 	// leaves that to the kernel.
 	Interface int
 
+	// Received is when the kernel got it, in nanoseconds since 1970 by the system's clock, and 0 unless [Conn.Stamp]
+	// asks for that. Of datagrams that the kernel has joined it is when it got the first.
+	Received int64
+
 	// Truncated says that it was longer than the Reader's buffers.
 	Truncated bool
 }
@@ -152,6 +156,19 @@ func (c *Conn) Singly() error {
 	return gro(c.raw, 0)
 }
 
+// Stamp has the kernel tell, or tell no more, when it got each datagram (socket(7)'s SO_TIMESTAMPNS).
+func (c *Conn) Stamp(on bool) error {
+	value := 0
+	if on {
+		value = 1
+	}
+	var failed error
+	err := c.raw.Control(func(fd uintptr) {
+		failed = os.NewSyscallError("SO_TIMESTAMPNS", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, value))
+	})
+	return errors.Join(err, failed)
+}
+
 // mmsghdr is the kernel's (struct mmsghdr of socket.h).
 type mmsghdr struct {
 	hdr unix.Msghdr
@@ -166,6 +183,11 @@ const (
 	pktInfoSpace = cmsgHeader + 24
 	segmentLen   = 2 // when sent; the kernel tells it in 4
 	segmentSpace = cmsgHeader + 8
+	stampLen     = 16 // seconds(8) nanoseconds(8)
+	stampSpace   = cmsgHeader + stampLen
+
+	readSpace  = pktInfoSpace + segmentSpace + stampSpace
+	writeSpace = pktInfoSpace + segmentSpace
 )
 
 // slot is the length in bytes of the memory for what the kernel hands over as one, which has up to 65535. It is
@@ -181,7 +203,7 @@ type Reader struct {
 	iovs []unix.Iovec
 	name []unix.RawSockaddrInet6
 	data []byte // a slot for each
-	oob  [][pktInfoSpace + segmentSpace]byte
+	oob  [][readSpace]byte
 	msgs []Message
 
 	read  func(fd uintptr) bool // true when it is done
@@ -198,7 +220,7 @@ type Reader struct {
 func (c *Conn) NewReader(count, size int) *Reader {
 	r := &Reader{
 		conn: c, size: size, hdrs: make([]mmsghdr, count), iovs: make([]unix.Iovec, count), name: make([]unix.RawSockaddrInet6, count),
-		data: make([]byte, count*slot), oob: make([][pktInfoSpace + segmentSpace]byte, count), msgs: make([]Message, 0, count),
+		data: make([]byte, count*slot), oob: make([][readSpace]byte, count), msgs: make([]Message, 0, count),
 	}
 	for i := range r.hdrs {
 		r.iovs[i].Base = &r.data[i*slot]
@@ -262,7 +284,7 @@ func (r *Reader) cut() {
 	all := r.data[r.next*slot:][:h.n]
 	m := Message{Peer: netip.AddrPortFrom(netip.AddrFrom16(r.name[r.next].Addr), port(r.name[r.next].Port))}
 	var length int
-	m.Local, m.Interface, length = parseControl(r.oob[r.next][:h.hdr.Controllen])
+	m.Local, m.Interface, length, m.Received = parseControl(r.oob[r.next][:h.hdr.Controllen])
 	if length == 0 {
 		length = len(all)
 	}
@@ -286,9 +308,10 @@ func port(p uint16) uint16 {
 	return binary.BigEndian.Uint16(b[:])
 }
 
-// parseControl returns what the control message IPV6_PKTINFO says, and how long each datagram is if
-// one of UDP_GRO says that there are several, the last of which may be shorter; otherwise 0.
-func parseControl(oob []byte) (dst netip.Addr, index, length int) {
+// parseControl returns what the control message IPV6_PKTINFO says; how long each datagram is if
+// one of UDP_GRO says that there are several, the last of which may be shorter, and otherwise 0; and the
+// time of one of SO_TIMESTAMPNS, which is 0 without.
+func parseControl(oob []byte) (dst netip.Addr, index, length int, received int64) {
 	for len(oob) >= cmsgHeader {
 		n := binary.NativeEndian.Uint64(oob)
 		if n < cmsgHeader || n > uint64(len(oob)) {
@@ -300,10 +323,12 @@ func parseControl(oob []byte) (dst netip.Addr, index, length int) {
 			dst, index = netip.AddrFrom16([16]byte(oob[16:32])), int(binary.NativeEndian.Uint32(oob[32:]))
 		case level == unix.IPPROTO_UDP && typ == unix.UDP_GRO && n >= cmsgHeader+4:
 			length = int(binary.NativeEndian.Uint32(oob[16:]) & 0xffff)
+		case level == unix.SOL_SOCKET && typ == unix.SO_TIMESTAMPNS && n >= cmsgHeader+stampLen:
+			received = int64(binary.NativeEndian.Uint64(oob[16:]))*1e9 + int64(binary.NativeEndian.Uint64(oob[24:]))
 		}
 		oob = oob[min((n+7)&^7, uint64(len(oob))):]
 	}
-	return dst, index, length
+	return dst, index, length, received
 }
 
 // appendPktInfo says where a datagram leaves from.
@@ -337,7 +362,7 @@ type Writer struct {
 	hdrs   []mmsghdr
 	iovs   []unix.Iovec
 	name   []unix.RawSockaddrInet6
-	oob    [][pktInfoSpace + segmentSpace]byte
+	oob    [][writeSpace]byte
 
 	write func(fd uintptr) bool
 	from  int // of hdrs
@@ -432,7 +457,7 @@ next:
 	}
 	n := len(w.groups)
 	if cap(w.hdrs) < n {
-		w.hdrs, w.name, w.oob = make([]mmsghdr, n), make([]unix.RawSockaddrInet6, n), make([][pktInfoSpace + segmentSpace]byte, n)
+		w.hdrs, w.name, w.oob = make([]mmsghdr, n), make([]unix.RawSockaddrInet6, n), make([][writeSpace]byte, n)
 	}
 	w.hdrs, w.name, w.oob = w.hdrs[:n], w.name[:n], w.oob[:n]
 	if cap(w.iovs) < len(msgs) {

@@ -360,12 +360,43 @@ func TestSingly(t *testing.T) {
 	}
 }
 
+// A datagram is stamped with the time at which it came, not at which it is read, whether it came as one with
+// others or not, and not once that is no longer asked for.
+func TestStamp(t *testing.T) {
+	from, _ := open(t)
+	to, addr := open(t)
+	msgs := []Message{{Data: []byte("one"), Peer: addr}, {Data: []byte("two"), Peer: addr}}
+	const unread = 20 * time.Millisecond
+	for _, c := range []struct{ on, singly bool }{{true, false}, {true, true}, {false, true}} {
+		if err := to.Stamp(c.on); err != nil {
+			t.Fatal(err)
+		}
+		if c.singly {
+			if err := from.Singly(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := time.Now().UnixNano()
+		if err := from.NewWriter().Write(msgs, fatal(t)); err != nil {
+			t.Fatal(err)
+		}
+		after := time.Now().UnixNano() // over loopback they have come when they are sent
+		time.Sleep(unread)
+		for _, m := range read(t, to, len(msgs)) {
+			if !c.on && m.Received != 0 || c.on && (m.Received < before || m.Received > after) {
+				t.Errorf("stamped %t, singly %t: received at %d, sent from %d to %d", c.on, c.singly, m.Received, before, after)
+			}
+		}
+	}
+}
+
 func FuzzParseControl(f *testing.F) {
 	f.Add(appendPktInfo(nil, loopback, 7))
 	f.Add(appendGRO(appendPktInfo(nil, netip.Addr{}, 1), 90))
 	f.Add(append(appendGRO(nil, 90), appendPktInfo(nil, loopback, 7)...))
+	f.Add(appendStamp(appendPktInfo(nil, loopback, 7), 1_700_000_000_123_456_789))
 	f.Fuzz(func(t *testing.T, oob []byte) {
-		dst, index, length := parseControl(oob)
+		dst, index, length, _ := parseControl(oob)
 		if !dst.IsValid() && index != 0 || length < 0 || length > 65535 {
 			t.Errorf("%v, %d, %d", dst, index, length)
 		}
@@ -381,19 +412,30 @@ func appendGRO(b []byte, length int) []byte {
 	return append(b, 0, 0, 0, 0)
 }
 
+// appendStamp says, as the kernel does, when a datagram came.
+func appendStamp(b []byte, at int64) []byte {
+	b = binary.NativeEndian.AppendUint64(b, cmsgHeader+stampLen)
+	b = binary.NativeEndian.AppendUint32(b, unix.SOL_SOCKET)
+	b = binary.NativeEndian.AppendUint32(b, unix.SO_TIMESTAMPNS)
+	b = binary.NativeEndian.AppendUint64(b, uint64(at/1e9))
+	return binary.NativeEndian.AppendUint64(b, uint64(at%1e9))
+}
+
 func TestParseControl(t *testing.T) {
 	for name, c := range map[string]struct {
 		oob  []byte
 		want int
+		at   int64
 	}{
-		"alone":          {appendPktInfo(nil, loopback, 7), 0},
-		"several":        {append(appendGRO(nil, 90), appendPktInfo(nil, loopback, 7)...), 90},
-		"behind another": {append(appendSegment(nil, 90), appendPktInfo(nil, loopback, 7)...), 0},
+		"alone":          {appendPktInfo(nil, loopback, 7), 0, 0},
+		"several":        {append(appendGRO(nil, 90), appendPktInfo(nil, loopback, 7)...), 90, 0},
+		"behind another": {append(appendSegment(nil, 90), appendPktInfo(nil, loopback, 7)...), 0, 0},
+		"stamped":        {append(appendStamp(nil, 1_700_000_000_123_456_789), appendPktInfo(nil, loopback, 7)...), 0, 1_700_000_000_123_456_789},
 	} {
-		if dst, index, length := parseControl(c.oob); dst != loopback || index != 7 || length != c.want {
-			t.Errorf("%s: %v, %d, %d", name, dst, index, length)
+		if dst, index, length, at := parseControl(c.oob); dst != loopback || index != 7 || length != c.want || at != c.at {
+			t.Errorf("%s: %v, %d, %d, %d", name, dst, index, length, at)
 		}
-		if dst, _, _ := parseControl(c.oob[:len(c.oob)-10]); dst.IsValid() {
+		if dst, _, _, _ := parseControl(c.oob[:len(c.oob)-10]); dst.IsValid() {
 			t.Errorf("%s, cut: %v", name, dst)
 		}
 	}

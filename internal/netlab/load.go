@@ -125,8 +125,8 @@ type Load struct {
 	// Rests has an open loop rest where nothing is to be read, instead of looking without pause. A virtual machine
 	// may have no more processor time in a tenth of a second than its processors have, and what its disk takes
 	// counts: beside a server that has the disk sync, a load without pause has all of it stand still for the rest
-	// of that. What comes while it rests is read up to a quarter of a millisecond late, which counts as the
-	// server's latency.
+	// of that. What comes while it rests is read up to a quarter of a millisecond late, which is in Result.Latency
+	// and not in Result.Delay.
 	Rests bool
 
 	// Acked, if set, is called with the address of each Reply.
@@ -144,7 +144,11 @@ type Result struct {
 	Refused   int // exchanges that ended without an address
 	Latency   []time.Duration
 	Late      []time.Duration // how late the exchanges of an open loop began, which is the load's own fault
-	Held      map[uint32]Held // by client, if the load keeps it
+	// Delay is, of each exchange of an open loop, for how long its messages were with the server or on their way: from
+	// when each was handed to the kernel, the first time if it was sent again, until the kernel had the answer. What the
+	// load itself takes to begin an exchange, to read an answer and to ask on is in Latency only.
+	Delay []time.Duration
+	Held  map[uint32]Held // by client, if the load keeps it
 	// RequestSize and ReplySize are the lengths in bytes of the UDP payloads.
 	RequestSize, ReplySize int
 }
@@ -162,6 +166,9 @@ func (r *Result) Percentile(p float64) time.Duration { return percentile(r.Laten
 // LatePercentile is Percentile of how late exchanges began.
 func (r *Result) LatePercentile(p float64) time.Duration { return percentile(r.Late, p) }
 
+// DelayPercentile is Percentile of delays.
+func (r *Result) DelayPercentile(p float64) time.Duration { return percentile(r.Delay, p) }
+
 func percentile(all []time.Duration, p float64) time.Duration {
 	if len(all) == 0 {
 		return 0
@@ -177,6 +184,8 @@ type client struct {
 	request []byte // what was sent last
 	started time.Time
 	sent    time.Time
+	left    int64         // when request was handed to the kernel first, in nanoseconds since 1970; 0: not yet
+	delay   time.Duration // of the messages before
 }
 
 // ErrStopped ends a load that was asked to stop.
@@ -211,6 +220,9 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 	if err == nil && l.Singly {
 		err = conn.Singly()
 	}
+	if err == nil {
+		err = conn.Stamp(l.Rate > 0)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -218,11 +230,17 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 	turn := 0
 	const batch = 64
 	r, w := conn.NewReader(batch, 2048), conn.NewWriter()
-	out := make([]udpbatch.Message, 0, batch)
+	out, leaving := make([]udpbatch.Message, 0, batch), make([]*client, 0, batch)
 	flush := func() error {
+		now := time.Now().UnixNano()
+		for _, c := range leaving {
+			if c.left == 0 {
+				c.left = now
+			}
+		}
 		var refused error
 		err := w.Write(out, func(_ *udpbatch.Message, err error) { refused = err })
-		out = out[:0]
+		out, leaving = out[:0], leaving[:0]
 		return errors.Join(err, refused)
 	}
 	res := &Result{Latency: make([]time.Duration, 0, l.Total)}
@@ -231,7 +249,7 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 	var start time.Time
 	send := func(c *client, msg []byte, now time.Time) error {
 		c.request, c.sent = msg, now
-		out = append(out, udpbatch.Message{Data: msg, Peer: dst[turn%len(dst)]})
+		out, leaving = append(out, udpbatch.Message{Data: msg, Peer: dst[turn%len(dst)]}), append(leaving, c)
 		turn++
 		if len(out) == batch {
 			return flush()
@@ -321,6 +339,7 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 			if c == nil || a.typ == dhcp6.MessageTypeAdvertise && a.xid != c.xid {
 				continue // an answer to what was sent twice
 			}
+			c.delay, c.left = c.delay+time.Duration(m.Received-c.left), 0
 			switch {
 			case !a.addr.IsValid() || l.Kind == Delegation && !a.delegated:
 				res.Refused++
@@ -334,6 +353,9 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 				res.Exchanges++
 				res.ReplySize = len(m.Data)
 				res.Latency = append(res.Latency, now.Sub(c.started))
+				if l.Rate > 0 {
+					res.Delay = append(res.Delay, c.delay)
+				}
 				if l.Keep {
 					res.Held[c.number] = Held{slices.Clone(a.server), slices.Clone(a.ia), slices.Clone(a.pd)}
 					if other, held := holders[a.addr]; held && other != c.number {

@@ -33,7 +33,9 @@ type report struct {
 	P50       float64     `json:"p50_ms"`
 	P99       float64     `json:"p99_ms"`
 	P999      float64     `json:"p999_ms"`
-	LateP99   float64     `json:"late_p99_ms"` // how late exchanges of an open loop began
+	LateP99   float64     `json:"late_p99_ms"`  // how late exchanges of an open loop began
+	DelayP50  float64     `json:"delay_p50_ms"` // without what the load itself took, of an open loop
+	DelayP99  float64     `json:"delay_p99_ms"`
 }
 
 func command() *cobra.Command {
@@ -54,7 +56,8 @@ measured. With --rate exchanges begin at a steady pace, and latencies count from
 had to begin; the load does not sleep then, and needs a processor to itself. On a virtual
 machine whose host counts the processor time of its disk, too, such a load may have the
 server stand still: with --rest it looks only every quarter of a millisecond, which is in
-the latencies.
+the latencies. It is not in the delays, which count from when each message was handed to the
+kernel until the kernel had its answer.
 
 Do not point it at a server that others need.`,
 		Example: `  dhcpload --listen [2001:db8:ff::2]:547 --server [2001:db8:ff::1]:547 --link 2001:db8:2::1 --clients 100000`,
@@ -101,8 +104,11 @@ Do not point it at a server that others need.`,
 			if err != nil {
 				return err
 			}
-			ms := func(p float64) float64 { return float64(r.Percentile(p).Microseconds()) / 1000 }
-			out := report{l.Kind, r.Exchanges, r.Refused, r.Resent, r.Elapsed.Seconds(), float64(r.Exchanges) / r.Elapsed.Seconds(), ms(0.5), ms(0.99), ms(0.999), float64(r.LatePercentile(0.99).Microseconds()) / 1000}
+			ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+			out := report{
+				l.Kind, r.Exchanges, r.Refused, r.Resent, r.Elapsed.Seconds(), float64(r.Exchanges) / r.Elapsed.Seconds(),
+				ms(r.Percentile(0.5)), ms(r.Percentile(0.99)), ms(r.Percentile(0.999)), ms(r.LatePercentile(0.99)), ms(r.DelayPercentile(0.5)), ms(r.DelayPercentile(0.99)),
+			}
 			if asJSON {
 				return json.NewEncoder(c.OutOrStdout()).Encode(out)
 			}
@@ -111,6 +117,7 @@ Do not point it at a server that others need.`,
 			fmt.Fprintf(t, "rate\t%.0f a second\n", out.PerSecond)
 			fmt.Fprintf(t, "latency\t%.2f ms (median), %.2f ms (99 of 100), %.2f ms (999 of 1000)\n", out.P50, out.P99, out.P999)
 			if rate > 0 {
+				fmt.Fprintf(t, "delay\t%.2f ms (median), %.2f ms (99 of 100): the latency without what the load itself took\n", out.DelayP50, out.DelayP99)
 				fmt.Fprintf(t, "began late\t%.2f ms (99 of 100), which is in the latency and the load's own fault\n", out.LateP99)
 			}
 			return t.Flush()
