@@ -80,7 +80,7 @@ bench-deps:
 
 # The table and the plot in docs/benchmarks.md.
 bench-dhcp: bench-deps build
-	GID_BENCH_TABLE=$(CURDIR)/docs/benchmarks.md $(GO) test -count=1 -timeout 20m -run "^$$" -bench FourMessage -benchtime 1x -tags e2e ./test/bench
+	GID_BENCH_TABLE=$(CURDIR)/docs/benchmarks.md $(GO) test -count=1 -timeout 25m -run "^$$" -bench FourMessage -benchtime 1x -tags e2e ./test/bench
 
 bench: bench-deps build fabric-tools
 	$(GO) test -run '^$$' -bench . -benchtime 2s ./idcodec ./dhcpv6 ./sava

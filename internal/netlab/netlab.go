@@ -33,6 +33,7 @@ type Lab struct {
 	mu     sync.Mutex
 	spaces []*Namespace
 	mounts []string
+	groups []string // control groups
 	procs  []*Process
 	closed bool
 }
@@ -74,7 +75,7 @@ func dead(name string) bool {
 	return err == nil && n != os.Getpid() && syscall.Kill(n, 0) == syscall.ESRCH
 }
 
-// sweep removes the namespaces, mounts and files of owners that are no more. What
+// sweep removes the namespaces, mounts, control groups and files of owners that are no more. What
 // it cannot remove, it leaves.
 func sweep() {
 	if mounts, err := os.ReadFile("/proc/self/mounts"); err == nil {
@@ -93,6 +94,7 @@ func sweep() {
 			}
 		}
 	}
+	sweepGroups()
 	out, err := exec.Command("ip", "netns", "list").Output()
 	if err != nil {
 		return
@@ -134,7 +136,7 @@ func (l *Lab) Close() error {
 		return nil
 	}
 	l.closed = true
-	procs, spaces, mounts := l.procs, l.spaces, l.mounts
+	procs, spaces, mounts, groups := l.procs, l.spaces, l.mounts, l.groups
 	l.mu.Unlock()
 	var errs []error
 	for i := len(procs) - 1; i >= 0; i-- {
@@ -148,6 +150,9 @@ func (l *Lab) Close() error {
 	}
 	for _, m := range mounts {
 		errs = append(errs, unix.Unmount(m, unix.MNT_DETACH))
+	}
+	for _, g := range groups {
+		errs = append(errs, removeGroup(g))
 	}
 	return errors.Join(append(errs, os.RemoveAll(l.Dir))...)
 }

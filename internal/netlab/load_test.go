@@ -1,0 +1,121 @@
+package netlab
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	dhcp6 "github.com/insomniacslk/dhcp/dhcpv6"
+)
+
+// slow is a server that takes a while to answer each message, and does not answer the first Request that it gets.
+type slow struct {
+	conn  *net.UDPConn
+	takes time.Duration
+	err   chan error
+}
+
+// serve answers until the connection is closed.
+func (s *slow) serve() {
+	s.err <- func() error {
+		deaf := true
+		buf := make([]byte, 2048)
+		for {
+			n, peer, err := s.conn.ReadFromUDPAddrPort(buf)
+			if errors.Is(err, net.ErrClosed) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			came := time.Now()
+			relayed, err := dhcp6.RelayMessageFromBytes(buf[:n])
+			if err != nil {
+				return err
+			}
+			m, err := relayed.GetInnerMessage()
+			if err != nil {
+				return err
+			}
+			if m.MessageType == dhcp6.MessageTypeRequest && deaf {
+				deaf = false
+				continue
+			}
+			answer := map[dhcp6.MessageType]dhcp6.MessageType{
+				dhcp6.MessageTypeSolicit: dhcp6.MessageTypeAdvertise,
+				dhcp6.MessageTypeRequest: dhcp6.MessageTypeReply,
+			}[m.MessageType]
+			reply, err := dhcp6.NewMessage()
+			if err != nil {
+				return err
+			}
+			reply.MessageType, reply.TransactionID = answer, m.TransactionID
+			addr := netip.MustParseAddr("2001:db8:2::").As16()
+			copy(addr[8:], relayed.PeerAddr[8:])
+			reply.AddOption(&dhcp6.OptIANA{Options: dhcp6.IdentityOptions{Options: dhcp6.Options{
+				&dhcp6.OptIAAddress{IPv6Addr: addr[:], ValidLifetime: time.Hour},
+			}}})
+			reply.AddOption(dhcp6.OptServerID(&dhcp6.DUIDLL{LinkLayerAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1}}))
+			wrapped, err := dhcp6.NewRelayReplFromRelayForw(relayed, reply)
+			if err != nil {
+				return err
+			}
+			time.Sleep(s.takes - time.Since(came))
+			if _, err := s.conn.WriteToUDPAddrPort(wrapped.ToBytes(), peer); err != nil {
+				return err
+			}
+		}
+	}()
+}
+
+// The delay of an exchange is what the server takes for its two answers, from when what was not answered was sent
+// first, and none of what the load takes to read them.
+func TestDelayIsTheServers(t *testing.T) {
+	const (
+		takes = 2 * time.Millisecond
+		retry = 60 * time.Millisecond
+		total = 40
+	)
+	listen := func() (*net.UDPConn, netip.AddrPort) {
+		c, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.IPv6loopback})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c, c.LocalAddr().(*net.UDPAddr).AddrPort()
+	}
+	for _, rate := range []int{0, 100} {
+		there, server := listen()
+		here, _ := listen()
+		s := slow{there, takes, make(chan error, 1)}
+		go s.serve()
+		l := Load{Conn: here, Server: server, Link: netip.MustParseAddr("2001:db8:2::1"), Open: 1, Total: total, Rate: rate, Rests: rate > 0, Retry: retry}
+		r, err := l.Run(5 * time.Second)
+		there.Close()
+		if err := errors.Join(err, <-s.err); err != nil {
+			t.Fatal(err)
+		}
+		if r.Exchanges != total || r.Resent == 0 {
+			t.Errorf("%d exchanges, %d messages sent again", r.Exchanges, r.Resent)
+		}
+		if rate == 0 {
+			if len(r.Delay) != 0 {
+				t.Errorf("%d delays in a closed loop, whose datagrams are not stamped", len(r.Delay))
+			}
+			continue
+		}
+		if len(r.Delay) != total {
+			t.Fatalf("%d delays of %d exchanges", len(r.Delay), total)
+		}
+		var slowest time.Duration
+		for i, d := range r.Delay {
+			if slowest = max(slowest, d); d < 2*takes || d > r.Latency[i] {
+				t.Errorf("a delay of %v and a latency of %v, where the server takes %v", d, r.Latency[i], 2*takes)
+			}
+		}
+		if slowest < retry {
+			t.Errorf("the longest delay is %v, though one Request was answered only when it was sent again after %v", slowest, retry)
+		}
+	}
+}
