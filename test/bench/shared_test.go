@@ -124,8 +124,15 @@ func serversOnOneDatabase(b *testing.B, part float64) {
 	ways := []string{"one", "two", "moving"}
 	fresh, known := make([]used, len(ways)), make([]used, len(ways))
 	next := uint32(0)
+	measure := func(u *used, loads []netlab.Load) {
+		servers, db := cpu(b, one.Server.Pid())+cpu(b, two.Server.Pid()), database()
+		u.rate = append(u.rate, run(loads...))
+		u.servers = append(u.servers, float64((cpu(b, one.Server.Pid())+cpu(b, two.Server.Pid())-servers).Microseconds())/clients)
+		u.database = append(u.database, float64((database()-db).Microseconds())/clients)
+	}
 	for b.Loop() {
-		for range rounds {
+		var all [rounds][][]netlab.Load // by way
+		for round := range rounds {
 			for way := range ways {
 				l := netlab.Load{Conn: conns[0], Server: first, Link: netip.MustParseAddr(netlab.RelayDown), Open: 6 * open, First: next, Total: clients, Keep: true}
 				next += clients
@@ -140,12 +147,14 @@ func serversOnOneDatabase(b *testing.B, part float64) {
 				case 2:
 					loads[0].Others = []netip.AddrPort{second}
 				}
-				for _, u := range []*used{&fresh[way], &known[way]} {
-					servers, db := cpu(b, one.Server.Pid())+cpu(b, two.Server.Pid()), database()
-					u.rate = append(u.rate, run(loads...))
-					u.servers = append(u.servers, float64((cpu(b, one.Server.Pid())+cpu(b, two.Server.Pid())-servers).Microseconds())/clients)
-					u.database = append(u.database, float64((database()-db).Microseconds())/clients)
-				}
+				measure(&fresh[way], loads)
+				all[round] = append(all[round], loads)
+			}
+		}
+		time.Sleep(settleFor)
+		for _, ways := range all {
+			for way, loads := range ways {
+				measure(&known[way], loads)
 			}
 		}
 	}
