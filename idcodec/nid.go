@@ -10,6 +10,7 @@ import (
 	"io"
 
 	"github.com/cloudflare/circl/group"
+	"github.com/oasisprotocol/curve25519-voi/curve"
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
@@ -61,7 +62,7 @@ func SealNID(rand io.Reader, k *EscrowKey, label string, eid EID) (NID, error) {
 	if err := checkSeal(label, eid); err != nil {
 		return nil, err
 	}
-	e, err := newEphemeral(rand, k, bases{multiplesOf(k.h), multiplesOf(gBar)})
+	e, err := newEphemeral(rand, k, bases{byTable(curve.RISTRETTO_BASEPOINT_TABLE), multiplesOf(k.h), multiplesOf(gBar)})
 	if err != nil {
 		return nil, err
 	}

@@ -3,18 +3,18 @@ package idcodec
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
-	"github.com/bwesterb/go-ristretto"
 	"github.com/cloudflare/circl/group"
+	"github.com/oasisprotocol/curve25519-voi/curve"
+	"github.com/oasisprotocol/curve25519-voi/curve/scalar"
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// bases multiply the fixed elements h and ĝ by a scalar.
-type bases struct {
-	h, gBar func(product *ristretto.Point, s *ristretto.Scalar)
-}
+// bases multiply the fixed elements g, h and ĝ by a scalar.
+type bases struct{ g, h, gBar func(*curve.RistrettoPoint, *scalar.Scalar) }
 
 // ephemeral is what an NID needs that does not depend on what is sealed: the scalars r and
 // s of TDH2 and all their multiples, in their encodings, so that many kept ready take little
@@ -26,40 +26,58 @@ type ephemeral struct {
 }
 
 func newEphemeral(rand io.Reader, k *EscrowKey, b bases) (e *ephemeral, err error) {
-	r, err := randomScalar(rand)
-	if err != nil {
-		return nil, err
-	}
-	s, err := randomScalar(rand)
-	if err != nil {
-		return nil, err
-	}
 	e = new(ephemeral)
-	encode(e.r[:0], r)
-	encode(e.s[:0], s)
-	x, y := halved(r), halved(s)
-	r.SetUint64(0)
-	s.SetUint64(0)
-	var hr [elementLen]byte
-	var p [5]ristretto.Point // halves of what they are encoded to
-	p[0].ScalarMultBase(&x)
-	p[1].ScalarMultBase(&y)
-	b.gBar(&p[2], &x)
-	b.gBar(&p[3], &y)
-	b.h(&p[4], &x)
-	encodeDoubles([]*[elementLen]byte{&e.u, &e.w, &e.uBar, &e.wBar, &hr}, p[:])
-	x.SetZero()
-	y.SetZero()
-	p[4].SetZero()
+	defer func() {
+		if err != nil {
+			e.forget()
+			e = nil
+		}
+	}()
+	var x, y scalar.Scalar // r and s
+	defer x.Zero()
+	defer y.Zero()
+	if err := drawScalar(rand, &e.r, &x); err != nil {
+		return e, err
+	}
+	if err := drawScalar(rand, &e.s, &y); err != nil {
+		return e, err
+	}
+	var p curve.RistrettoPoint
+	var hr curve.CompressedRistretto
+	for _, m := range []struct {
+		base   func(*curve.RistrettoPoint, *scalar.Scalar)
+		by     *scalar.Scalar
+		result *curve.CompressedRistretto
+	}{
+		{b.h, &x, &hr},
+		{b.g, &x, (*curve.CompressedRistretto)(&e.u)},
+		{b.g, &y, (*curve.CompressedRistretto)(&e.w)},
+		{b.gBar, &x, (*curve.CompressedRistretto)(&e.uBar)},
+		{b.gBar, &y, (*curve.CompressedRistretto)(&e.wBar)},
+	} {
+		m.base(&p, m.by) // the last is no secret
+		m.result.SetRistrettoPoint(&p)
+	}
 	key, err := boxKey(k.nidHeader(), e.u[:], hr[:])
 	clear(hr[:])
 	if err != nil {
-		e.forget()
-		return nil, err
+		return e, err
 	}
 	copy(e.key[:], key)
 	clear(key)
 	return e, nil
+}
+
+// drawScalar draws a uniform scalar and writes its encoding.
+func drawScalar(rand io.Reader, encoded *[scalarLen]byte, x *scalar.Scalar) error {
+	r, err := randomScalar(rand)
+	if err != nil {
+		return err
+	}
+	encode(encoded[:0], r)
+	r.SetUint64(0)
+	_, err = x.SetCanonicalBytes(encoded[:])
+	return err
 }
 
 // seal makes the NID: what the AEAD makes of the EID, and the proof that u and ū have the
@@ -95,22 +113,24 @@ func (e *ephemeral) forget() {
 }
 
 // tableOf returns the multiplication of one element by a table of its multiples.
-func tableOf(e group.Element) func(*ristretto.Point, *ristretto.Scalar) {
-	table := new(ristretto.ScalarMultTable)
-	table.Compute(pointOf(e))
-	return func(product *ristretto.Point, s *ristretto.Scalar) { product.ScalarMultTable(table, s) }
+func tableOf(e group.Element) func(*curve.RistrettoPoint, *scalar.Scalar) {
+	return byTable(curve.NewRistrettoBasepointTable(pointOf(e)))
+}
+
+func byTable(table *curve.RistrettoBasepointTable) func(*curve.RistrettoPoint, *scalar.Scalar) {
+	return func(product *curve.RistrettoPoint, s *scalar.Scalar) { product.MulBasepoint(table, s) }
 }
 
 // multiplesOf returns the multiplication of one element.
-func multiplesOf(e group.Element) func(*ristretto.Point, *ristretto.Scalar) {
+func multiplesOf(e group.Element) func(*curve.RistrettoPoint, *scalar.Scalar) {
 	p := pointOf(e)
-	return func(product *ristretto.Point, s *ristretto.Scalar) { product.ScalarMult(p, s) }
+	return func(product *curve.RistrettoPoint, s *scalar.Scalar) { product.Mul(p, s) }
 }
 
-func pointOf(e group.Element) *ristretto.Point {
-	p := new(ristretto.Point)
-	if !p.SetBytes((*[elementLen]byte)(encode(nil, e))) {
-		panic("idcodec: an element whose encoding is none")
+func pointOf(e group.Element) *curve.RistrettoPoint {
+	p, err := curve.NewRistrettoPoint().SetCompressed((*curve.CompressedRistretto)(encode(nil, e)))
+	if err != nil {
+		panic(fmt.Sprintf("idcodec: an element whose encoding is none: %v", err))
 	}
 	return p
 }
@@ -128,7 +148,7 @@ type Sealer struct {
 
 // NewSealer returns a sealer that keeps so many ephemeral parts ready.
 func NewSealer(rand io.Reader, k *EscrowKey, label string, spare int) *Sealer {
-	return &Sealer{k, label, rand, bases{tableOf(k.h), tableOf(gBar)}, make(chan *ephemeral, spare)}
+	return &Sealer{k, label, rand, bases{byTable(curve.RISTRETTO_BASEPOINT_TABLE), tableOf(k.h), tableOf(gBar)}, make(chan *ephemeral, spare)}
 }
 
 // Seal is [SealNID].
