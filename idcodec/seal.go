@@ -14,7 +14,9 @@ import (
 )
 
 // bases multiply the fixed elements g, h and ĝ by a scalar.
-type bases struct{ g, h, gBar func(*curve.RistrettoPoint, *scalar.Scalar) }
+type bases struct {
+	g, h, gBar func(*curve.RistrettoPoint, *scalar.Scalar)
+}
 
 // ephemeral is what an NID needs that does not depend on what is sealed: the scalars r and
 // s of TDH2 and all their multiples, in their encodings, so that many kept ready take little

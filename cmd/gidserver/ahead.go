@@ -26,8 +26,8 @@ type ahead struct {
 	idle   float64       // part of the processors that nothing else used
 }
 
-// aheadPart: a worker takes a sixth of what is idle of one processor. Where there is but one and all of it is, a step takes a
-// tenth of a millisecond, and who sleeps for less than a millisecond sleeps for one, so that it is rather a tenth.
+// aheadPart: a worker takes a sixth of what is idle of one processor. Where there is but one and all of it is, a step takes less than
+// a tenth of a millisecond, and who sleeps for less than a millisecond sleeps for one, so that it is less than a tenth.
 const aheadPart = 6
 
 const (

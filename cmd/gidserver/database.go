@@ -138,31 +138,36 @@ func (s *setup) openDatabase(ctx context.Context, log *slog.Logger, observe func
 	return &database{Store: store.Direct(), near: store, prefetch: store.Prefetch, mark: store.Mark, shared: store, full: func() bool { return false }, end: store.Close}, nil
 }
 
+// readFor is how long to read leases into memory, for which clients wait, when it was not done for a while: half as
+// long, so that it takes a third of the time at most, whatever else the processor does and however long a rest really is.
+func readFor(since time.Duration) time.Duration { return min(since/2, longestRead) }
+
+const longestRead = 2 * time.Millisecond
+
 // run does what goes on behind, until the context ends.
-func (d *database) run(ctx context.Context, server *dhcpv6.Server, traffic func() uint64, log *slog.Logger) error {
+func (d *database) run(ctx context.Context, server *dhcpv6.Server, log *slog.Logger) error {
 	if d.shared != nil {
 		return d.shared.Run(ctx)
 	}
-	// The leases are read into memory beside the clients, of whom none waits long.
-	const atOnce, restFor = 100, 2
-	began, leases, seen := time.Now(), 0, traffic()
+	const atOnce = 100 // leases between two looks at the clock
+	began := time.Now()
+	leases, ended := 0, began
 	for more := true; more && ctx.Err() == nil; {
 		var err error
-		var worked time.Duration
 		server.Do(func() {
 			now := time.Now()
-			more, err = d.index.Load(atOnce, now)
+			for until := now.Add(readFor(now.Sub(ended))); more && err == nil; {
+				more, err = d.index.Load(atOnce, now)
+				if ended = time.Now(); !ended.Before(until) {
+					break
+				}
+			}
 			leases = d.index.Len()
-			worked = time.Since(now)
 		})
 		if err != nil {
 			return err
 		}
-		rest := breath
-		if n := traffic(); n != seen {
-			seen, rest = n, max(rest, restFor*worked)
-		}
-		time.Sleep(rest)
+		time.Sleep(breath)
 	}
 	log.Debug("the leases that hold are in memory", "leases", leases, "took", time.Since(began))
 	<-ctx.Done()

@@ -78,8 +78,9 @@ const sealedAhead = 1 << 15
 // would cost each start a second or two of them, and new subscribers would come in no faster.
 const fewAhead = sealedAhead / 8
 
-// breath is how long what works in the background in small steps rests after each, so that on one
-// processor packets do not wait until the scheduler takes it away from the work.
+// breath is how long what works in the background in small steps rests after each at least, so that on one
+// processor packets do not wait until the scheduler takes it away from the work. Where nothing else looks at the clock it
+// is a millisecond.
 const breath = 100 * time.Microsecond
 
 // databaseDir is where the lease database is.
@@ -224,7 +225,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 		defer release()
 		return server.Serve(ctx)
 	})
-	start("database", func(context.Context) error { return store.run(until, server, run.stats.Messages, log) })
+	start("database", func(context.Context) error { return store.run(until, server, log) })
 	ahead := newAhead(func() bool { return sealer.Ready() < fewAhead })
 	for range ahead.workers() {
 		start("sealing", func(ctx context.Context) error {
