@@ -156,7 +156,8 @@ func (c *Conn) Singly() error {
 	return gro(c.raw, 0)
 }
 
-// Stamp has the kernel tell, or tell no more, when it got each datagram (socket(7)'s SO_TIMESTAMPNS).
+// Stamp has the kernel tell, or tell no more, when it got each datagram (socket(7)'s SO_TIMESTAMPNS). Where no other program
+// asks for that it begins a moment later, and tells until then when a datagram was read.
 func (c *Conn) Stamp(on bool) error {
 	value := 0
 	if on {
