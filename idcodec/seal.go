@@ -27,22 +27,16 @@ type ephemeral struct {
 	key              [chacha20poly1305.KeySize]byte
 }
 
-func newEphemeral(rand io.Reader, k *EscrowKey, b bases) (e *ephemeral, err error) {
-	e = new(ephemeral)
-	defer func() {
-		if err != nil {
-			e.forget()
-			e = nil
-		}
-	}()
+func newEphemeral(rand io.Reader, k *EscrowKey, b bases) (*ephemeral, error) {
+	e := new(ephemeral)
 	var x, y scalar.Scalar // r and s
 	defer x.Zero()
 	defer y.Zero()
 	if err := drawScalar(rand, &e.r, &x); err != nil {
-		return e, err
+		return nil, err
 	}
 	if err := drawScalar(rand, &e.s, &y); err != nil {
-		return e, err
+		return nil, err
 	}
 	var p curve.RistrettoPoint
 	var hr curve.CompressedRistretto
@@ -63,7 +57,7 @@ func newEphemeral(rand io.Reader, k *EscrowKey, b bases) (e *ephemeral, err erro
 	key, err := boxKey(k.nidHeader(), e.u[:], hr[:])
 	clear(hr[:])
 	if err != nil {
-		return e, err
+		return nil, err
 	}
 	copy(e.key[:], key)
 	clear(key)

@@ -138,36 +138,45 @@ func (s *setup) openDatabase(ctx context.Context, log *slog.Logger, observe func
 	return &database{Store: store.Direct(), near: store, prefetch: store.Prefetch, mark: store.Mark, shared: store, full: func() bool { return false }, end: store.Close}, nil
 }
 
-// readFor is how long to read leases into memory, for which clients wait, when it was not done for a while: half as
-// long, so that it takes a third of the time at most, whatever else the processor does and however long a rest really is.
-func readFor(since time.Duration) time.Duration { return min(since/2, longestRead) }
-
+// longestRead is for how long clients may have to wait while leases are read into memory.
 const longestRead = 2 * time.Millisecond
+
+// readBeside calls read until there is no more, by do, while whose function runs clients wait: for half as long at a time
+// as lies between, so that it takes a third of the time, whatever else the processor does and however long a sleep really is.
+func readBeside(ctx context.Context, do func(func()), read func(now time.Time) (more bool, err error)) (err error) {
+	ended := time.Now()
+	for more := true; more && ctx.Err() == nil && err == nil; {
+		var one time.Duration // that a call of read took
+		do(func() {
+			now := time.Now()
+			for until := now.Add(min(now.Sub(ended)/2, longestRead)); more && err == nil; {
+				more, err = read(now)
+				one, now = time.Since(now), time.Now()
+				if now.Add(one).After(until) {
+					break
+				}
+			}
+			ended = now
+		})
+		time.Sleep(max(breath, 2*one))
+	}
+	return err
+}
 
 // run does what goes on behind, until the context ends.
 func (d *database) run(ctx context.Context, server *dhcpv6.Server, log *slog.Logger) error {
 	if d.shared != nil {
 		return d.shared.Run(ctx)
 	}
-	const atOnce = 100 // leases between two looks at the clock
-	began := time.Now()
-	leases, ended := 0, began
-	for more := true; more && ctx.Err() == nil; {
-		var err error
-		server.Do(func() {
-			now := time.Now()
-			for until := now.Add(readFor(now.Sub(ended))); more && err == nil; {
-				more, err = d.index.Load(atOnce, now)
-				if ended = time.Now(); !ended.Before(until) {
-					break
-				}
-			}
-			leases = d.index.Len()
-		})
-		if err != nil {
-			return err
-		}
-		time.Sleep(breath)
+	const atOnce = 100
+	began, leases := time.Now(), 0
+	err := readBeside(ctx, server.Do, func(now time.Time) (more bool, err error) {
+		more, err = d.index.Load(atOnce, now)
+		leases = d.index.Len()
+		return more, err
+	})
+	if err != nil {
+		return err
 	}
 	log.Debug("the leases that hold are in memory", "leases", leases, "took", time.Since(began))
 	<-ctx.Done()

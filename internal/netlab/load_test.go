@@ -10,17 +10,17 @@ import (
 	dhcp6 "github.com/insomniacslk/dhcp/dhcpv6"
 )
 
-// slow is a server that takes a while to answer each message, and does not answer the first Request that it gets.
+// slow is a server that takes a while to answer each message, and if it is deaf does not answer the first Request that it gets.
 type slow struct {
 	conn  *net.UDPConn
 	takes time.Duration
+	deaf  bool
 	err   chan error
 }
 
 // serve answers until the connection is closed.
 func (s *slow) serve() {
 	s.err <- func() error {
-		deaf := true
 		buf := make([]byte, 2048)
 		for {
 			n, peer, err := s.conn.ReadFromUDPAddrPort(buf)
@@ -38,8 +38,8 @@ func (s *slow) serve() {
 			if err != nil {
 				return err
 			}
-			if m.MessageType == dhcp6.MessageTypeRequest && deaf {
-				deaf = false
+			if m.MessageType == dhcp6.MessageTypeRequest && s.deaf {
+				s.deaf = false
 				continue
 			}
 			answer := map[dhcp6.MessageType]dhcp6.MessageType{
@@ -88,7 +88,7 @@ func TestDelayIsTheServers(t *testing.T) {
 	for _, rate := range []int{0, 100} {
 		there, server := listen()
 		here, _ := listen()
-		s := slow{there, takes, make(chan error, 1)}
+		s := slow{there, takes, true, make(chan error, 1)}
 		go s.serve()
 		l := Load{Conn: here, Server: server, Link: netip.MustParseAddr("2001:db8:2::1"), Open: 1, Total: total, Rate: rate, Rests: rate > 0, Retry: retry}
 		r, err := l.Run(5 * time.Second)
@@ -117,5 +117,21 @@ func TestDelayIsTheServers(t *testing.T) {
 		if slowest < retry {
 			t.Errorf("the longest delay is %v, though one Request was answered only when it was sent again after %v", slowest, retry)
 		}
+	}
+
+	// The second of two Replies comes while the load does something else.
+	const elsewhere = 500 * time.Millisecond
+	there, server := listen()
+	here, _ := listen()
+	s := slow{there, takes, false, make(chan error, 1)}
+	go s.serve()
+	l := Load{Conn: here, Server: server, Link: netip.MustParseAddr("2001:db8:2::1"), Total: 2, Rate: 1 << 20, Acked: func(uint32, netip.Addr) { time.Sleep(elsewhere) }}
+	r, err := l.Run(5 * time.Second)
+	there.Close()
+	if err := errors.Join(err, <-s.err); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Delay) != 2 || r.Latency[1] < elsewhere || r.Delay[1] > elsewhere/2 {
+		t.Errorf("delays of %v and latencies of %v, where the load read the second %v late", r.Delay, r.Latency, elsewhere)
 	}
 }
