@@ -23,6 +23,7 @@ var layer = map[string]int{
 
 // helpers are what the packages of internal/ may import of the project.
 var helpers = map[string][]string{
+	"internal/cgroup":       nil,
 	"internal/cli":          {"internal/harden"},
 	"internal/config":       {"eidauth", "idcodec", "internal/tomlfile", "lease"},
 	"internal/demo":         {"internal/netlab"},

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -18,32 +20,40 @@ func TestWhatWorksAheadTakesWhatIsLeft(t *testing.T) {
 	const step = 100 * time.Microsecond
 	for _, c := range []struct {
 		procs   int
+		allowed float64 // of a processor; 0: all
 		others  float64 // processors that are busy with other things
 		short   bool
 		workers int
 		want    float64 // of processors, of all workers
 	}{
-		{1, 0, false, 1, 1. / aheadPart},
-		{1, 0.5, false, 1, 0.5 / aheadPart},
-		{1, 0.9, false, 1, 0.1 / aheadPart},
-		{1, 1, false, 1, leastIdle / aheadPart},
-		{2, 1, false, 1, 0.5 / aheadPart},
-		{8, 0, false, 7, 7. / aheadPart},
-		{8, 4, false, 7, 3.5 / aheadPart},
-		{8, 8, false, 7, 7 * leastIdle / aheadPart},
+		{1, 0, 0, false, 1, 1. / aheadPart},
+		{1, 0, 0.5, false, 1, 0.5 / aheadPart},
+		{1, 0, 0.9, false, 1, 0.1 / aheadPart},
+		{1, 0, 1, false, 1, leastIdle / aheadPart},
+		{2, 0, 1, false, 1, 0.5 / aheadPart},
+		{8, 0, 0, false, 7, 7. / aheadPart},
+		{8, 0, 4, false, 7, 3.5 / aheadPart},
+		{8, 0, 8, false, 7, 7 * leastIdle / aheadPart},
 
-		{1, 0, true, 1, 1. / aheadPart},
-		{1, 0.5, true, 1, 0.5 / aheadPart},
-		{2, 0, true, 1, 1},
-		{2, 1, true, 1, 1},
-		{2, 1.5, true, 1, 0.5},
-		{8, 0, true, 7, 7},
-		{8, 4, true, 7, 4},
-		{8, 8, true, 7, 8 * leastIdle},
+		{1, 0, 0, true, 1, 1. / aheadPart},
+		{1, 0, 0.5, true, 1, 0.5 / aheadPart},
+		{2, 0, 0, true, 1, 1},
+		{2, 0, 1, true, 1, 1},
+		{2, 0, 1.5, true, 1, 0.5},
+		{8, 0, 0, true, 7, 7},
+		{8, 0, 4, true, 7, 4},
+		{8, 0, 8, true, 7, 8 * leastIdle},
+
+		{2, 0.125, 0, false, 1, 0.125 / aheadPart},
+		{2, 0.125, 0.1, false, 1, 0.025 / aheadPart},
+		{2, 1.5, 0.5, false, 1, 1. / 1.5 / aheadPart},
+		{2, 0.125, 0, true, 1, 0.125},
+		{2, 0.125, 0.1, true, 1, 0.025},
+		{2, 64, 1, true, 1, 1},
 	} {
 		var now time.Time
 		var used time.Duration
-		a := &ahead{procs: c.procs, short: func() bool { return c.short }, used: func() time.Duration { return used }, now: func() time.Time { return now }, looked: now, idle: 1}
+		a := &ahead{procs: c.procs, allowed: func() float64 { return cmp.Or(c.allowed, math.Inf(1)) }, short: func() bool { return c.short }, used: func() time.Duration { return used }, now: func() time.Time { return now }, looked: now, idle: 1}
 		if a.workers() != c.workers {
 			t.Errorf("of %d processors: %d workers, want %d", c.procs, a.workers(), c.workers)
 		}
@@ -65,7 +75,7 @@ func TestWhatWorksAheadTakesWhatIsLeft(t *testing.T) {
 			pass(a.rest(step))
 		}
 		if part := worked.Seconds() / (all / 2).Seconds() * float64(c.workers); part < 0.9*c.want || part > 1.1*c.want {
-			t.Errorf("%v of %d processors are busy, little is ready: %t: it takes %.4f of them, want %.4f", c.others, c.procs, c.short, part, c.want)
+			t.Errorf("%v of %d processors are busy, it may use %v, little is ready: %t: it takes %.4f of them, want %.4f", c.others, c.procs, c.allowed, c.short, part, c.want)
 		}
 	}
 }
@@ -78,6 +88,32 @@ func TestARestEnds(t *testing.T) {
 	}
 	if processorTime() <= 0 {
 		t.Error("the processor time is not told")
+	}
+}
+
+// A step may stand still until the process is given more of the processors; what others used meanwhile is theirs.
+func TestAStepThatStoodStill(t *testing.T) {
+	const step, period, allowed = 100 * time.Microsecond, 10 * time.Millisecond, 0.125
+	var now time.Time
+	var used time.Duration
+	a := &ahead{procs: 2, allowed: func() float64 { return allowed }, short: func() bool { return true }, used: func() time.Duration { return used }, now: func() time.Time { return now }, looked: now, idle: 1}
+	if d := a.rest(step); d != 7*step {
+		t.Errorf("of an eighth of a processor that nobody wants: a rest of %s, want %s", d, 7*step)
+	}
+	for range 100 {
+		now = now.Add(period)
+		used += time.Duration(allowed * float64(period)) // of which others had all but the step
+		d := a.rest(period)
+		if now.Sub(time.Time{}) > period && d < 7*step*10 {
+			t.Fatalf("where others take nine tenths and more: a rest of %s", d)
+		}
+	}
+	const enough = 20000 // steps of a slower processor, of which each is told as it is in the end
+	for range enough {
+		a.rest(2 * step)
+	}
+	if a.step < 2*step {
+		t.Errorf("each step took %s, and is believed to have taken %s", 2*step, a.step)
 	}
 }
 
@@ -140,7 +176,7 @@ func TestAWorkerSleepsForWhatItOwes(t *testing.T) {
 		{2, 0, 1000 * time.Microsecond},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			a := &ahead{procs: c.procs, short: func() bool { return false }, used: func() time.Duration { return 0 }, now: time.Now, looked: time.Now(), idle: 1}
+			a := &ahead{procs: c.procs, allowed: func() float64 { return math.Inf(1) }, short: func() bool { return false }, used: func() time.Duration { return 0 }, now: time.Now, looked: time.Now(), idle: 1}
 			began, rest := time.Now(), a.worker()
 			const step = 500 * time.Microsecond / (aheadPart - 1)
 			for i, want := range []time.Duration{c.first, c.then} {

@@ -1,6 +1,7 @@
 package netlab
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -112,11 +113,14 @@ type Load struct {
 	// the one that the message before went to.
 	Others []netip.AddrPort
 
-	Link  netip.Addr    // link-address
-	Open  int           // exchanges that are open at once
-	First uint32        // number of the first client
-	Total int           // exchanges to do
-	Retry time.Duration // after which an unanswered message is sent again; 0: a second
+	Link  netip.Addr // link-address
+	Open  int        // exchanges that are open at once
+	First uint32     // number of the first client
+	Total int        // exchanges to do
+	// Clients is how many there are, more than are open at once: each comes again when all others have. 0: as many as
+	// exchanges.
+	Clients int
+	Retry   time.Duration // after which an unanswered message is sent again; 0: a second
 
 	// Singly has the relay's system send and take each datagram by itself, instead of as one packet those
 	// that leave or come together.
@@ -226,6 +230,7 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	clients := cmp.Or(l.Clients, l.Total)
 	dst := append([]netip.AddrPort{l.Server}, l.Others...)
 	turn := 0
 	const batch = 64
@@ -245,7 +250,7 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 	}
 	res := &Result{Latency: make([]time.Duration, 0, l.Total)}
 	open := make(map[uint32]*client, l.Open)
-	next := 0
+	next, coming := 0, 0
 	var start time.Time
 	send := func(c *client, msg []byte, now time.Time) error {
 		c.request, c.sent = msg, now
@@ -256,13 +261,22 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 		}
 		return nil
 	}
+	under := func(xid, number uint32) bool { return open[xid] != nil && open[xid].number == number }
 	begin := func(now time.Time) error {
 		if next == l.Total {
 			return nil
 		}
-		c := &client{number: l.First + uint32(next), started: now}
 		next++
-		c.xid = c.number & 0x7fffff
+		c := &client{started: now}
+		for { // who is open yet, since a message was lost, has to wait
+			c.number = l.First + uint32(coming%clients)
+			round := uint32(coming/clients) & 1 << 22 // so that no late answer is taken for one to who comes again
+			coming++
+			c.xid = (c.number ^ round) & 0x7fffff
+			if !under(c.xid, c.number) && !under(c.xid^1<<22, c.number) {
+				break
+			}
+		}
 		open[c.xid] = c
 		msg := l.first(c)
 		res.RequestSize = len(msg)
@@ -270,7 +284,7 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 	}
 	var holders map[netip.Addr]uint32
 	if l.Keep {
-		res.Held, holders = make(map[uint32]Held, l.Total), make(map[netip.Addr]uint32, l.Total)
+		res.Held, holders = make(map[uint32]Held, clients), make(map[netip.Addr]uint32, clients)
 	}
 	// due begins what an open loop has to begin by now; its latencies count from when it had
 	// to, so that a server that stands still does not look well.

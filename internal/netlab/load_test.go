@@ -69,6 +69,15 @@ func (s *slow) serve() {
 	}()
 }
 
+func listen(t *testing.T) (*net.UDPConn, netip.AddrPort) {
+	c, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.IPv6loopback})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c, c.LocalAddr().(*net.UDPAddr).AddrPort()
+}
+
 // The delay of an exchange is what the server takes for its two answers, from when what was not answered was sent
 // first, and none of what the load takes to read them.
 func TestDelayIsTheServers(t *testing.T) {
@@ -77,17 +86,9 @@ func TestDelayIsTheServers(t *testing.T) {
 		retry = 60 * time.Millisecond
 		total = 40
 	)
-	listen := func() (*net.UDPConn, netip.AddrPort) {
-		c, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.IPv6loopback})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		return c, c.LocalAddr().(*net.UDPAddr).AddrPort()
-	}
 	for _, rate := range []int{0, 100} {
-		there, server := listen()
-		here, _ := listen()
+		there, server := listen(t)
+		here, _ := listen(t)
 		s := slow{there, takes, true, make(chan error, 1)}
 		go s.serve()
 		l := Load{Conn: here, Server: server, Link: netip.MustParseAddr("2001:db8:2::1"), Open: 1, Total: total, Rate: rate, Rests: rate > 0, Retry: retry}
@@ -121,8 +122,8 @@ func TestDelayIsTheServers(t *testing.T) {
 
 	// The second of two Replies comes while the load does something else.
 	const elsewhere = 500 * time.Millisecond
-	there, server := listen()
-	here, _ := listen()
+	there, server := listen(t)
+	here, _ := listen(t)
 	s := slow{there, takes, false, make(chan error, 1)}
 	go s.serve()
 	l := Load{Conn: here, Server: server, Link: netip.MustParseAddr("2001:db8:2::1"), Total: 2, Rate: 1 << 20, Acked: func(uint32, netip.Addr) { time.Sleep(elsewhere) }}
@@ -133,5 +134,25 @@ func TestDelayIsTheServers(t *testing.T) {
 	}
 	if len(r.Delay) != 2 || r.Latency[1] < elsewhere || r.Delay[1] > elsewhere/2 {
 		t.Errorf("delays of %v and latencies of %v, where the load read the second %v late", r.Delay, r.Latency, elsewhere)
+	}
+}
+
+// Clients come again and again, but for one whose message was lost: it comes when it has been answered.
+func TestClientsComeAgain(t *testing.T) {
+	const clients, total = 5, 60
+	there, server := listen(t)
+	here, _ := listen(t)
+	s := slow{there, 0, true, make(chan error, 1)}
+	go s.serve()
+	came := make(map[uint32]int)
+	l := Load{Conn: here, Server: server, Link: netip.MustParseAddr("2001:db8:2::1"), Open: 2, First: 7, Total: total, Clients: clients, Keep: true,
+		Retry: 60 * time.Millisecond, Acked: func(client uint32, _ netip.Addr) { came[client]++ }}
+	r, err := l.Run(5 * time.Second)
+	there.Close()
+	if err := errors.Join(err, <-s.err); err != nil {
+		t.Fatal(err)
+	}
+	if r.Exchanges != total || r.Resent == 0 || len(came) != clients || len(r.Held) != clients {
+		t.Errorf("%d exchanges, %d messages sent again, %v: of each client; %d hold something", r.Exchanges, r.Resent, came, len(r.Held))
 	}
 }

@@ -43,6 +43,16 @@ func (l *Lab) Share(pid int, part float64) error {
 	return errors.Join(append(errs, os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0))...)
 }
 
+// SeesShare is a command that runs another, which sees the control groups that [Lab.Share] makes, as a process does that is not in a
+// namespace of ip-netns(8): that has a /sys of its own, in which there are none.
+func SeesShare() []string {
+	mount := "mount -t cgroup2 none " + unified
+	if _, err := os.Stat(filepath.Join(cpuGroups, "cpu.cfs_quota_us")); err == nil {
+		mount = "mount -t tmpfs none " + unified + " && mkdir " + cpuGroups + " && mount -t cgroup -o cpu none " + cpuGroups
+	}
+	return []string{"sh", "-c", mount + " && exec \"$@\"", "sh"}
+}
+
 // removeGroup removes a control group whose processes have ended, which the kernel may find a moment later than who
 // waited for them.
 func removeGroup(dir string) (err error) {

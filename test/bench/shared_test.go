@@ -19,6 +19,12 @@ import (
 	"brightgid/internal/pglab"
 )
 
+// Each server tells its metrics on its own host.
+const (
+	metricsAt  = "[::1]:9547"
+	metricsURL = "http://" + metricsAt + "/metrics"
+)
+
 // BenchmarkServersOnOneDatabase prints how many four-message exchanges a second two gidservers
 // on one PostgreSQL complete beside one, each with clients of its own, and how much processor
 // time the servers and the database use for each; and how many two complete whose clients send
@@ -32,12 +38,13 @@ func BenchmarkServersOnOneDatabase(b *testing.B) {
 
 // serversOnOneDatabase has each server use so much of a processor, or what there is if that is 0.
 func serversOnOneDatabase(b *testing.B, part float64) {
-	const rounds, clients = 3, 10000
-	// passes is how often known clients come in one measurement, and times how many more at once than new ones: a server
-	// that has a share of a processor stands still for most of the time, whoever waits for it.
-	passes, times := 1, 1
+	// clients come to a server in each turn, and those that are known again and again, for so many exchanges.
+	const rounds, exchanges = 3, 40000
+	// A server that has a share of a processor stands still for most of the time, whoever waits for it, so that more known
+	// clients are open at once; and it makes less ahead for new ones.
+	clients, times := 10000, 1
 	if part > 0 {
-		passes, times = 4, 4
+		clients, times = 4000, 4
 	}
 	lab, err := netlab.New()
 	if err != nil {
@@ -70,13 +77,15 @@ func serversOnOneDatabase(b *testing.B, part float64) {
 	relay, err := one.Relayed(client, "")
 	must(err)
 	must(one.Configure("database", fmt.Sprintf("url = %q\nserver = \"one\"\n", pglab.Sockets(pg))))
+	must(one.Configure("metrics", fmt.Sprintf("listen = %q\n", metricsAt)))
 	two, err := one.Second(relay)
 	must(err)
 	must(two.Reconfigure("server = \"one\"", "server = \"two\""))
 	_, err = one.Run("gidserver", "database", "create", "--config", one.Config())
 	must(err)
-	must(one.Serve(everywhere...))
-	must(two.Serve(everywhere...))
+	wrap := append(netlab.SeesShare(), everywhere...)
+	must(one.Serve(wrap...))
+	must(two.Serve(wrap...))
 	if part > 0 {
 		must(lab.Share(one.Server.Pid(), part))
 		must(lab.Share(two.Server.Pid(), part))
@@ -87,18 +96,28 @@ func serversOnOneDatabase(b *testing.B, part float64) {
 		must(err)
 		defer conns[i].Close()
 	}
-	// run has loads run at once and returns how long they take.
-	run := func(loads []netlab.Load) time.Duration {
+	// run has loads run at once, and returns how many exchanges there were while each load had as many open as it may,
+	// and how long that was: until the first of them had none left to begin. After that not every server has all it can
+	// do, and what is left tells how evenly the machine gave, not what servers can do.
+	run := func(loads []netlab.Load) (done int64, took time.Duration) {
 		b.Helper()
 		var all sync.WaitGroup
-		var resent atomic.Int64
+		var full sync.Once
+		var acked, resent atomic.Int64
 		errs := make([]error, len(loads))
 		began := time.Now()
 		for i := range loads {
 			all.Go(func() {
-				r, err := loads[i].Run(30 * time.Second)
-				if err == nil && r.Exchanges != loads[i].Total {
-					err = fmt.Errorf("%d of %d exchanges ended well", r.Exchanges, loads[i].Total)
+				l, left := loads[i], loads[i].Total-loads[i].Open
+				l.Acked = func(uint32, netip.Addr) {
+					n := acked.Add(1)
+					if left--; left == 0 {
+						full.Do(func() { done, took = n, time.Since(began) })
+					}
+				}
+				r, err := l.Run(30 * time.Second)
+				if err == nil && r.Exchanges != l.Total {
+					err = fmt.Errorf("%d of %d exchanges ended well, %d without an address; clients from %d on", r.Exchanges, l.Total, r.Refused, l.First)
 				}
 				errs[i] = err
 				if r != nil {
@@ -111,7 +130,26 @@ func serversOnOneDatabase(b *testing.B, part float64) {
 		if n := resent.Load(); n > 0 {
 			b.Logf("%d messages were sent again", n)
 		}
-		return time.Since(began)
+		return done, took
+	}
+	// settle waits until both servers have NIDs sealed ahead for all who come in a turn, which they do while it is the
+	// other's, too: so nobody begins with less than there is need of.
+	settle := func() {
+		b.Helper()
+		for _, isp := range []*netlab.ISP{one, two} {
+			must(netlab.Until(2*time.Minute, func() error {
+				metrics, err := isp.Host.Output("curl", "-sf", metricsURL)
+				if err != nil {
+					return err
+				}
+				_, text, _ := strings.Cut(metrics, "\ngidserver_sealed_ahead ")
+				text, _, _ = strings.Cut(text, "\n")
+				if n, err := strconv.ParseFloat(text, 64); err != nil || n < float64(clients) {
+					return fmt.Errorf("%q NIDs are sealed ahead, want %d", text, clients)
+				}
+				return nil
+			}))
+		}
 	}
 	first, second := netip.AddrPortFrom(netip.MustParseAddr(netlab.ServerAddr), 547), netip.AddrPortFrom(netip.MustParseAddr(netlab.SecondAddr), 547)
 
@@ -130,45 +168,46 @@ func serversOnOneDatabase(b *testing.B, part float64) {
 	ways := []string{"one", "two", "moving"}
 	fresh, known := make([]used, len(ways)), make([]used, len(ways))
 	next := uint32(0)
-	measure := func(u *used, loads []netlab.Load, passes int) {
+	measure := func(u *used, loads []netlab.Load) {
 		servers, db := cpu(b, one.Server.Pid())+cpu(b, two.Server.Pid()), database()
-		var took time.Duration
-		for range passes {
-			took += run(loads)
+		done, took := run(loads)
+		all := 0
+		for i := range loads {
+			all += loads[i].Total
 		}
-		all := float64(passes * clients)
-		u.rate = append(u.rate, all/took.Seconds())
-		u.servers = append(u.servers, float64((cpu(b, one.Server.Pid())+cpu(b, two.Server.Pid())-servers).Microseconds())/all)
-		u.database = append(u.database, float64((database()-db).Microseconds())/all)
+		u.rate = append(u.rate, float64(done)/took.Seconds())
+		u.servers = append(u.servers, float64((cpu(b, one.Server.Pid())+cpu(b, two.Server.Pid())-servers).Microseconds())/float64(all))
+		u.database = append(u.database, float64((database()-db).Microseconds())/float64(all))
 	}
 	for b.Loop() {
 		var came [rounds][][]netlab.Load // by way
 		for round := range rounds {
 			for way := range ways {
 				l := netlab.Load{Conn: conns[0], Server: first, Link: netip.MustParseAddr(netlab.RelayDown), Open: 6 * open, First: next, Total: clients, Keep: true}
-				next += clients
+				next += uint32(clients)
 				loads := []netlab.Load{l}
 				switch way {
-				case 1:
+				case 1: // as many to each, so that none begins with more sealed for each of its clients
+					l.Open /= 2
 					loads = []netlab.Load{l, l}
-					loads[1].Conn, loads[1].Server, loads[1].First = conns[1], second, l.First+clients/2
-					for i := range loads {
-						loads[i].Open, loads[i].Total = l.Open/2, clients/2
-					}
+					loads[1].Conn, loads[1].Server, loads[1].First = conns[1], second, next
+					next += uint32(clients)
 				case 2:
 					loads[0].Others = []netip.AddrPort{second}
 				}
-				measure(&fresh[way], loads, 1)
+				settle()
+				measure(&fresh[way], loads)
 				came[round] = append(came[round], loads)
 			}
 		}
-		time.Sleep(settleFor)
+		settle()
 		for _, ways := range came {
 			for way, loads := range ways {
 				for i := range loads {
 					loads[i].Open *= times
+					loads[i].Clients, loads[i].Total = loads[i].Total, exchanges/len(loads)
 				}
-				measure(&known[way], loads, passes)
+				measure(&known[way], loads)
 			}
 		}
 	}
