@@ -21,7 +21,7 @@ import (
 // Then each shows g^a (Feldman). The secret is the sum of all f_i(0).
 
 // kBlind is the generator of the blinding part, whose logarithm nobody knows.
-var kBlind = suite.HashToElement([]byte("ristretto255"), []byte("GID-DKG-v1 blinding generator"))
+var kBlind = generator([]byte("GID-DKG-v1 blinding generator"))
 
 // Dealer is a dealer's secret: a polynomial, and in a key generation a blinding one.
 // Nothing prints it.
@@ -122,7 +122,7 @@ func (d *Dealer) SubShare(index uint16) SubShare {
 
 // Commitments are commitments to the coefficients of a polynomial, from the constant
 // one on. As JSON they are an array of group elements in base64.
-type Commitments []group.Element
+type Commitments []*element
 
 // Commitments returns what the dealer publishes first: g^a·k^b for each coefficient,
 // or g^a where there is no blinding.
@@ -167,7 +167,7 @@ func (c *Commitments) UnmarshalJSON(b []byte) error {
 		if err != nil {
 			return fmt.Errorf("commitment %d: %w", i, err)
 		}
-		e := suite.NewElement()
+		e := new(element)
 		if len(raw) != elementLen || e.UnmarshalBinary(raw) != nil {
 			return fmt.Errorf("commitment %d: not the encoding of a group element", i)
 		}
@@ -177,9 +177,9 @@ func (c *Commitments) UnmarshalJSON(b []byte) error {
 }
 
 // at returns the commitment to the polynomial's value at an index.
-func (c Commitments) at(index uint16) group.Element {
+func (c Commitments) at(index uint16) *element {
 	x := suite.NewScalar().SetUint64(uint64(index))
-	y := suite.Identity()
+	y := identity()
 	for i := len(c) - 1; i >= 0; i-- {
 		y = mul(y, x)
 		y.Add(y, c[i])
@@ -192,18 +192,18 @@ func (c Commitments) at(index uint16) group.Element {
 func (c Commitments) Holds(index uint16, s SubShare) bool {
 	e := mulGen(s.value)
 	e.Add(e, mul(kBlind, s.blind))
-	return e.IsEqual(c.at(index))
+	return equal(e, c.at(index))
 }
 
 // HoldsRevealed reports whether a sub-share is of the polynomial that was revealed, as
 // [Dealer.Reveal] does.
 func (c Commitments) HoldsRevealed(index uint16, s SubShare) bool {
-	return mulGen(s.value).IsEqual(c.at(index))
+	return equal(mulGen(s.value), c.at(index))
 }
 
 // DealsShareOf reports whether a polynomial that was revealed deals out the share of a
 // trustee.
-func (c Commitments) DealsShareOf(t Trustee) bool { return c[0].IsEqual(t.verify) }
+func (c Commitments) DealsShareOf(t Trustee) bool { return equal(c[0], t.verify) }
 
 // Rebuild returns what a dealer who does not reveal should have revealed, from
 // sub-shares of a threshold of trustees that hold.
@@ -266,7 +266,7 @@ func RejoinKey(old *EscrowKey, names []string, indices []uint16, revealed []Comm
 		return nil, fmt.Errorf("%w: %d of the %d old trustees needed", ErrTooFewShares, len(indices), old.threshold)
 	}
 	k, err := join(names, revealed, weightsAtZero(indices))
-	if err == nil && !k.h.IsEqual(old.h) {
+	if err == nil && !equal(k.h, old.h) {
 		err = fmt.Errorf("%w: what was dealt is not the old key", ErrEscrowKey)
 	}
 	return k, err
@@ -286,7 +286,7 @@ func join(names []string, revealed []Commitments, weights []group.Scalar) (*Escr
 	}
 	sum := make(Commitments, len(revealed[0]))
 	for k := range sum {
-		sum[k] = suite.Identity()
+		sum[k] = identity()
 		for i, c := range revealed {
 			if len(c) != len(sum) {
 				return nil, fmt.Errorf("%w: dealers of different thresholds", ErrEscrowKey)
@@ -333,7 +333,7 @@ func (k *EscrowKey) Holds(s *Share) error {
 	if s.key != k.id || !ok || t.Name != s.name {
 		return fmt.Errorf("%w: the share of %q belongs to escrow key %s, not to %s", ErrShare, s.name, s.key, k.id)
 	}
-	if !mulGen(s.xi).IsEqual(t.verify) {
+	if !equal(mulGen(s.xi), t.verify) {
 		return fmt.Errorf("%w: the share of %q does not match its verification key: it is of another ceremony, or the file is damaged", ErrShare, s.name)
 	}
 	return nil
@@ -342,7 +342,7 @@ func (k *EscrowKey) Holds(s *Share) error {
 // newShare checks a share against its verification key.
 func (k *EscrowKey) newShare(index uint16, xi group.Scalar) (*Share, error) {
 	t, ok := k.trustee(index)
-	if !ok || !mulGen(xi).IsEqual(t.verify) {
+	if !ok || !equal(mulGen(xi), t.verify) {
 		return nil, fmt.Errorf("%w: the sub-shares do not add up to the share of trustee %d", ErrShare, index)
 	}
 	return &Share{key: k.id, name: t.Name, index: index, xi: xi}, nil

@@ -171,7 +171,7 @@ func TestADealerWhoDoesNotRevealIsRebuilt(t *testing.T) {
 			t.Fatal(err)
 		}
 		for k, want := range d.Reveal() {
-			if !got[k].IsEqual(want) {
+			if !equal(got[k], want) {
 				t.Errorf("threshold %d: coefficient %d differs", threshold, k)
 			}
 		}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/cloudflare/circl/group"
 	"github.com/oasisprotocol/curve25519-voi/curve"
 	"golang.org/x/crypto/chacha20poly1305"
 )
@@ -214,7 +213,7 @@ func (k *EscrowKey) VerifyShare(label string, n NID, d DecryptionShare) (Trustee
 	return t, err
 }
 
-func (k *EscrowKey) verifyShare(p *parsedNID, d DecryptionShare) (Trustee, group.Element, error) {
+func (k *EscrowKey) verifyShare(p *parsedNID, d DecryptionShare) (Trustee, *element, error) {
 	t, ok := k.trustee(d.Index())
 	wrong := &WrongShareError{Name: t.Name, Index: d.Index()}
 	if !ok || len(d) != DecryptionShareLen || !bytes.Equal(d[:nidHeaderLen], p.header) {
@@ -242,7 +241,7 @@ func (k *EscrowKey) OpenNID(label string, n NID, shares []DecryptionShare) (EID,
 	if err != nil {
 		return EID{}, err
 	}
-	uis := make(map[uint16]group.Element)
+	uis := make(map[uint16]*element)
 	var indices []uint16
 	for _, d := range shares {
 		t, ui, err := k.verifyShare(p, d)
@@ -258,11 +257,11 @@ func (k *EscrowKey) OpenNID(label string, n NID, shares []DecryptionShare) (EID,
 	if len(indices) < k.threshold {
 		return EID{}, fmt.Errorf("%w: %d of the %d needed", ErrTooFewShares, len(indices), k.threshold)
 	}
-	hr := suite.Identity()
+	hr := identity()
 	for _, i := range indices {
 		hr.Add(hr, mul(uis[i], lagrange(i, indices)))
 	}
-	key, err := boxKey(p.header, encode(nil, p.kem.u), encode(nil, hr))
+	key, err := boxKey(p.header, p.kem.uRaw, encode(nil, hr))
 	if err != nil {
 		return EID{}, err
 	}

@@ -3,11 +3,9 @@ package idcodec
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
-	"github.com/cloudflare/circl/group"
 	"github.com/oasisprotocol/curve25519-voi/curve"
 	"github.com/oasisprotocol/curve25519-voi/curve/scalar"
 	"golang.org/x/crypto/chacha20poly1305"
@@ -15,7 +13,7 @@ import (
 
 // bases multiply the fixed elements g, h and ĝ by a scalar.
 type bases struct {
-	g, h, gBar func(*curve.RistrettoPoint, *scalar.Scalar)
+	g, h, gBar func(*element, *scalar.Scalar)
 }
 
 // ephemeral is what an NID needs that does not depend on what is sealed: the scalars r and
@@ -38,10 +36,10 @@ func newEphemeral(rand io.Reader, k *EscrowKey, b bases) (*ephemeral, error) {
 	if err := drawScalar(rand, &e.s, &y); err != nil {
 		return nil, err
 	}
-	var p curve.RistrettoPoint
+	var p element
 	var hr curve.CompressedRistretto
 	for _, m := range []struct {
-		base   func(*curve.RistrettoPoint, *scalar.Scalar)
+		base   func(*element, *scalar.Scalar)
 		by     *scalar.Scalar
 		result *curve.CompressedRistretto
 	}{
@@ -109,26 +107,17 @@ func (e *ephemeral) forget() {
 }
 
 // tableOf returns the multiplication of one element by a table of its multiples.
-func tableOf(e group.Element) func(*curve.RistrettoPoint, *scalar.Scalar) {
-	return byTable(curve.NewRistrettoBasepointTable(pointOf(e)))
+func tableOf(e *element) func(*element, *scalar.Scalar) {
+	return byTable(curve.NewRistrettoBasepointTable(e))
 }
 
-func byTable(table *curve.RistrettoBasepointTable) func(*curve.RistrettoPoint, *scalar.Scalar) {
-	return func(product *curve.RistrettoPoint, s *scalar.Scalar) { product.MulBasepoint(table, s) }
+func byTable(table *curve.RistrettoBasepointTable) func(*element, *scalar.Scalar) {
+	return func(product *element, s *scalar.Scalar) { product.MulBasepoint(table, s) }
 }
 
 // multiplesOf returns the multiplication of one element.
-func multiplesOf(e group.Element) func(*curve.RistrettoPoint, *scalar.Scalar) {
-	p := pointOf(e)
-	return func(product *curve.RistrettoPoint, s *scalar.Scalar) { product.Mul(p, s) }
-}
-
-func pointOf(e group.Element) *curve.RistrettoPoint {
-	p, err := curve.NewRistrettoPoint().SetCompressed((*curve.CompressedRistretto)(encode(nil, e)))
-	if err != nil {
-		panic(fmt.Sprintf("idcodec: an element whose encoding is none: %v", err))
-	}
-	return p
+func multiplesOf(e *element) func(*element, *scalar.Scalar) {
+	return func(product *element, s *scalar.Scalar) { product.Mul(e, s) }
 }
 
 // Sealer seals many EIDs to one escrow key under one label. It has the part of the work

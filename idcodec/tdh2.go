@@ -7,6 +7,8 @@ import (
 	"io"
 
 	"github.com/cloudflare/circl/group"
+	"github.com/oasisprotocol/curve25519-voi/curve"
+	"github.com/oasisprotocol/curve25519-voi/curve/scalar"
 )
 
 // TDH2 is the threshold cryptosystem of Shoup and Gennaro, "Securing Threshold
@@ -20,7 +22,11 @@ import (
 // the AEAD's output in the place of c, as it does in the paper, so that a
 // ciphertext is known to be whole before a share is computed on it.
 
+// suite is the group as circl has it, which hashes to it (RFC 9380) and calculates with scalars.
 var suite = group.Ristretto255
+
+// element is one of the group's elements as curve25519-voi has it, which multiplies by vectors (AVX2).
+type element = curve.RistrettoPoint
 
 const (
 	elementLen = 32
@@ -37,12 +43,23 @@ var (
 
 // gBar is the second generator: a point whose discrete logarithm nobody knows,
 // since it is a hash.
-var gBar = suite.HashToElement([]byte("ristretto255"), dstGBar)
+var gBar = generator(dstGBar)
+
+// gBarExpanded multiplies it in variable time.
+var gBarExpanded = curve.NewExpandedRistrettoPoint(gBar)
+
+func generator(dst []byte) *element {
+	e := new(element)
+	if err := e.UnmarshalBinary(encode(nil, suite.HashToElement([]byte("ristretto255"), dst))); err != nil {
+		panic(fmt.Sprintf("idcodec: a hash to ristretto255: %v", err))
+	}
+	return e
+}
 
 var errElement = errors.New("not the encoding of a group element other than the identity")
 
-func parseElement(b []byte) (group.Element, error) {
-	e := suite.NewElement()
+func parseElement(b []byte) (*element, error) {
+	e := new(element)
 	if len(b) != elementLen || e.UnmarshalBinary(b) != nil || e.IsIdentity() {
 		return nil, errElement
 	}
@@ -85,13 +102,34 @@ func randomScalar(rand io.Reader) (group.Scalar, error) {
 	return s, nil
 }
 
-func mul(e group.Element, s group.Scalar) group.Element { return suite.NewElement().Mul(e, s) }
-func mulGen(s group.Scalar) group.Element               { return suite.NewElement().MulGen(s) }
-
-// sub returns a − b.
-func sub(a, b group.Element) group.Element {
-	return suite.NewElement().Add(a, suite.NewElement().Neg(b))
+// factor returns a scalar as curve25519-voi has it.
+func factor(s group.Scalar) *scalar.Scalar {
+	var b [scalarLen]byte
+	encode(b[:0], s)
+	x, err := scalar.NewFromCanonicalBytes(b[:])
+	if err != nil {
+		panic(fmt.Sprintf("idcodec: a scalar of ristretto255: %v", err))
+	}
+	clear(b[:])
+	return x
 }
+
+func identity() *element { return curve.NewRistrettoPoint() }
+
+// mul and mulGen take as long whatever the scalar is, which may be a secret.
+func mul(e *element, s group.Scalar) *element {
+	x := factor(s)
+	defer x.Zero()
+	return new(element).Mul(e, x)
+}
+
+func mulGen(s group.Scalar) *element {
+	x := factor(s)
+	defer x.Zero()
+	return new(element).MulBasepoint(curve.RISTRETTO_BASEPOINT_TABLE, x)
+}
+
+func equal(a, b *element) bool { return a.Equal(b) == 1 }
 
 // transcript hashes length-prefixed parts, so that no two lists of parts are
 // the same bytes.
@@ -107,8 +145,9 @@ func transcript(dst []byte, parts ...[]byte) group.Scalar {
 // kem is the part of a ciphertext that carries h^r and proves that whoever
 // made it knew r.
 type kem struct {
-	u, uBar group.Element
-	e, f    group.Scalar
+	u, uBar       *element
+	uRaw, uBarRaw []byte // their encodings
+	e, f          group.Scalar
 }
 
 const kemLen = 2*elementLen + 2*scalarLen
@@ -123,6 +162,7 @@ func parseKEM(b []byte) (k kem, err error) {
 	if k.uBar, err = parseElement(b[32:64]); err != nil {
 		return kem{}, fmt.Errorf("ū: %w", err)
 	}
+	k.uRaw, k.uBarRaw = b[:32:32], b[32:64:64]
 	if k.e, err = parseScalar(b[64:96]); err != nil {
 		return kem{}, fmt.Errorf("e: %w", err)
 	}
@@ -133,11 +173,14 @@ func parseKEM(b []byte) (k kem, err error) {
 }
 
 // valid checks the proof: e = H(c, L, u, w, ū, w̄) with w = g^f/u^e and
-// w̄ = ĝ^f/ū^e.
+// w̄ = ĝ^f/ū^e. How long it takes depends on the ciphertext, which is public.
 func (k *kem) valid(c, label []byte) bool {
-	w := sub(mulGen(k.f), mul(k.u, k.e))
-	wBar := sub(mul(gBar, k.f), mul(k.uBar, k.e))
-	return k.e.IsEqual(challenge(encode(nil, k.u), encode(nil, w), encode(nil, k.uBar), encode(nil, wBar), c, label))
+	f, minusE := factor(k.f), factor(k.e)
+	minusE.Neg(minusE)
+	var w, wBar element
+	w.DoubleScalarMulBasepointVartime(minusE, k.u, f)
+	wBar.ExpandedMultiscalarMulVartime([]*scalar.Scalar{f}, []*curve.ExpandedRistrettoPoint{gBarExpanded}, []*scalar.Scalar{minusE}, []*element{k.uBar})
+	return k.e.IsEqual(challenge(k.uRaw, encode(nil, &w), k.uBarRaw, encode(nil, &wBar), c, label))
 }
 
 // challenge is e = H(c, L, u, w, ū, w̄), of elements in their encodings.
@@ -148,11 +191,11 @@ func challenge(u, w, uBar, wBar, c, label []byte) group.Scalar {
 // decryptionShare is u^x_i with a proof that its logarithm to u is that of the
 // trustee's verification key to g.
 type decryptionShare struct {
-	ui     group.Element
+	ui     *element
 	ei, fi group.Scalar
 }
 
-func newDecryptionShare(rand io.Reader, k *kem, xi group.Scalar, hi group.Element, index uint16) (decryptionShare, error) {
+func newDecryptionShare(rand io.Reader, k *kem, xi group.Scalar, hi *element, index uint16) (decryptionShare, error) {
 	si, err := randomScalar(rand)
 	if err != nil {
 		return decryptionShare{}, err
@@ -164,17 +207,21 @@ func newDecryptionShare(rand io.Reader, k *kem, xi group.Scalar, hi group.Elemen
 	return d, nil
 }
 
-// valid checks the proof against the trustee's verification key hi.
-func (d *decryptionShare) valid(k *kem, hi group.Element, index uint16) bool {
-	uHat := sub(mul(k.u, d.fi), mul(d.ui, d.ei))
-	hHat := sub(mulGen(d.fi), mul(hi, d.ei))
-	return d.ei.IsEqual(d.challenge(k, hi, index, uHat, hHat))
+// valid checks the proof against the trustee's verification key hi. How long it takes depends on the share, whose use is that others
+// see it.
+func (d *decryptionShare) valid(k *kem, hi *element, index uint16) bool {
+	f, minusE := factor(d.fi), factor(d.ei)
+	minusE.Neg(minusE)
+	var uHat, hHat element
+	uHat.MultiscalarMulVartime([]*scalar.Scalar{f, minusE}, []*element{k.u, d.ui})
+	hHat.DoubleScalarMulBasepointVartime(minusE, hi, f)
+	return d.ei.IsEqual(d.challenge(k, hi, index, &uHat, &hHat))
 }
 
 // challenge is the paper's H4(u_i, û_i, ĥ_i), bound to the trustee and to u as
 // well.
-func (d *decryptionShare) challenge(k *kem, hi group.Element, index uint16, uHat, hHat group.Element) group.Scalar {
-	return transcript(dstShare, binary.BigEndian.AppendUint16(nil, index), encode(nil, hi), encode(nil, k.u),
+func (d *decryptionShare) challenge(k *kem, hi *element, index uint16, uHat, hHat *element) group.Scalar {
+	return transcript(dstShare, binary.BigEndian.AppendUint16(nil, index), encode(nil, hi), k.uRaw,
 		encode(nil, d.ui), encode(nil, uHat), encode(nil, hHat))
 }
 
