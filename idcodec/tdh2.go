@@ -104,13 +104,15 @@ func randomScalar(rand io.Reader) (group.Scalar, error) {
 
 // factor returns a scalar as curve25519-voi has it.
 func factor(s group.Scalar) *scalar.Scalar {
-	var b [scalarLen]byte
-	encode(b[:0], s)
-	x, err := scalar.NewFromCanonicalBytes(b[:])
-	if err != nil {
-		panic(fmt.Sprintf("idcodec: a scalar of ristretto255: %v", err))
+	b, err := s.MarshalBinary()
+	x := scalar.New()
+	if err == nil {
+		_, err = x.SetCanonicalBytes(b)
 	}
-	clear(b[:])
+	clear(b) // it may be a secret
+	if err != nil {
+		panic(fmt.Sprintf("idcodec: encoding a scalar of ristretto255: %v", err))
+	}
 	return x
 }
 
@@ -207,8 +209,8 @@ func newDecryptionShare(rand io.Reader, k *kem, xi group.Scalar, hi *element, in
 	return d, nil
 }
 
-// valid checks the proof against the trustee's verification key hi. How long it takes depends on the share, whose use is that others
-// see it.
+// valid checks the proof against the trustee's verification key hi. How long it takes depends on the proof's numbers, which tell
+// nothing of what the share is.
 func (d *decryptionShare) valid(k *kem, hi *element, index uint16) bool {
 	f, minusE := factor(d.fi), factor(d.ei)
 	minusE.Neg(minusE)
