@@ -117,8 +117,8 @@ type Load struct {
 	Open  int        // exchanges that are open at once
 	First uint32     // number of the first client
 	Total int        // exchanges to do
-	// Clients is how many there are, more than are open at once: each comes again when all others have. 0: as many as
-	// exchanges.
+	// Clients is how many there are, of whom each is open once at a time: they come one after the other, again and again.
+	// 0: as many as exchanges.
 	Clients int
 	Retry   time.Duration // after which an unanswered message is sent again; 0: a second
 
@@ -289,7 +289,7 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 	// due begins what an open loop has to begin by now; its latencies count from when it had
 	// to, so that a server that stands still does not look well.
 	due := func(now time.Time) error {
-		for next < l.Total && len(open) < maxOpen {
+		for next < l.Total && len(open) < min(maxOpen, clients) {
 			at := start.Add(time.Duration(next) * time.Second / time.Duration(l.Rate))
 			if at.After(now) {
 				break
@@ -302,7 +302,7 @@ func (l *Load) Run(quiet time.Duration) (*Result, error) {
 		return nil
 	}
 	start = time.Now()
-	for range min(l.Open, l.Total) {
+	for range min(l.Open, clients) {
 		if l.Rate > 0 {
 			break
 		}

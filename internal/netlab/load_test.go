@@ -137,22 +137,25 @@ func TestDelayIsTheServers(t *testing.T) {
 	}
 }
 
-// Clients come again and again, but for one whose message was lost: it comes when it has been answered.
+// Clients come again and again, but for one whose message was lost: it comes when it has been answered. No client is open
+// twice, however many may be open.
 func TestClientsComeAgain(t *testing.T) {
 	const clients, total = 5, 60
-	there, server := listen(t)
-	here, _ := listen(t)
-	s := slow{there, 0, true, make(chan error, 1)}
-	go s.serve()
-	came := make(map[uint32]int)
-	l := Load{Conn: here, Server: server, Link: netip.MustParseAddr("2001:db8:2::1"), Open: 2, First: 7, Total: total, Clients: clients, Keep: true,
-		Retry: 60 * time.Millisecond, Acked: func(client uint32, _ netip.Addr) { came[client]++ }}
-	r, err := l.Run(5 * time.Second)
-	there.Close()
-	if err := errors.Join(err, <-s.err); err != nil {
-		t.Fatal(err)
-	}
-	if r.Exchanges != total || r.Resent == 0 || len(came) != clients || len(r.Held) != clients {
-		t.Errorf("%d exchanges, %d messages sent again, %v: of each client; %d hold something", r.Exchanges, r.Resent, came, len(r.Held))
+	for _, c := range []struct{ open, rate int }{{2, 0}, {2 * clients, 0}, {0, 2000}} {
+		there, server := listen(t)
+		here, _ := listen(t)
+		s := slow{there, 0, true, make(chan error, 1)}
+		go s.serve()
+		came := make(map[uint32]int)
+		l := Load{Conn: here, Server: server, Link: netip.MustParseAddr("2001:db8:2::1"), Open: c.open, Rate: c.rate, First: 7, Total: total, Clients: clients, Keep: true,
+			Retry: 60 * time.Millisecond, Acked: func(client uint32, _ netip.Addr) { came[client]++ }}
+		r, err := l.Run(5 * time.Second)
+		there.Close()
+		if err := errors.Join(err, <-s.err); err != nil {
+			t.Fatal(err)
+		}
+		if r.Exchanges != total || r.Resent == 0 || len(came) != clients || len(r.Held) != clients {
+			t.Errorf("%d open, %d a second: %d exchanges, %d messages sent again, %v: of each client; %d hold something", c.open, c.rate, r.Exchanges, r.Resent, came, len(r.Held))
+		}
 	}
 }

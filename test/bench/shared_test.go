@@ -83,7 +83,10 @@ func serversOnOneDatabase(b *testing.B, part float64) {
 	must(two.Reconfigure("server = \"one\"", "server = \"two\""))
 	_, err = one.Run("gidserver", "database", "create", "--config", one.Config())
 	must(err)
-	wrap := append(netlab.SeesShare(), everywhere...)
+	wrap := everywhere
+	if part > 0 {
+		wrap = append(netlab.SeesShare(), everywhere...)
+	}
 	must(one.Serve(wrap...))
 	must(two.Serve(wrap...))
 	if part > 0 {
