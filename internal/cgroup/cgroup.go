@@ -72,7 +72,7 @@ func version1(root fs.FS, dir string) float64 {
 func ratio(quota, period string) float64 {
 	q, err1 := strconv.ParseUint(quota, 10, 63)
 	p, err2 := strconv.ParseUint(period, 10, 63)
-	if err1 != nil || err2 != nil || q == 0 || p == 0 {
+	if err1 != nil || err2 != nil || q == 0 { // a period of none gives infinity, too
 		return math.Inf(1)
 	}
 	return float64(q) / float64(p)

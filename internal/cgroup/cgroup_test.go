@@ -27,6 +27,7 @@ func TestProcessors(t *testing.T) {
 		"cpuset is not cpu":            {map[string]string{"proc/self/cgroup": "2:cpuset:/a\n", "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "30000\n", "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "10000\n"}, none},
 		"a colon in a path":            {map[string]string{"proc/self/cgroup": "0::/a:b\n", "sys/fs/cgroup/a:b/cpu.max": "150000 100000\n"}, 1.5},
 		"what nobody can read":         {map[string]string{"proc/self/cgroup": "\n0::\nx\n0::/a\n", "sys/fs/cgroup/a/cpu.max": "1 0\n"}, none},
+		"a limit of nothing":           {map[string]string{"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "0 100000\n"}, none},
 	} {
 		root := make(fstest.MapFS)
 		for path, text := range c.files {
