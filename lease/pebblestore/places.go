@@ -56,8 +56,15 @@ func (s *Store) loadRenewals(readOnly bool, random io.Reader) error {
 	if s.places, err = renewals.Read(f); err != nil {
 		return fmt.Errorf("the file %s: %w; put the whole directory back from one backup", renewalsName, err)
 	}
-	return nil
+	info, err := f.Stat()
+	if err == nil {
+		s.setLogLen(info.Size())
+	}
+	return err
 }
+
+// setLogLen says how long the log may become beside a file of renewals of so many bytes.
+func (s *Store) setLogLen(size int64) { s.logLen.Store(min(max(size, minLog), maxLog)) }
 
 // saveRenewals writes the file of renewals if there are any since it was written. What they are of
 // Pebble has to have written.
@@ -85,12 +92,13 @@ func (s *Store) writeRenewals() error {
 		return err
 	}
 	f = vfs.NewSyncingFile(f, vfs.SyncingFileOptions{BytesPerSync: 512 << 10})
-	e, part := s.places.Encode(), []byte(nil)
+	e, part, size := s.places.Encode(), []byte(nil), int64(0)
 	for more := true; more && err == nil; {
 		began := time.Now()
 		s.mu.RLock()
 		part, more = e.Next(part[:0])
 		s.mu.RUnlock()
+		size += int64(len(part))
 		if _, err = f.Write(part); more {
 			s.restUnlessBehind(time.Since(began))
 		}
@@ -107,5 +115,6 @@ func (s *Store) writeRenewals() error {
 	if err := s.fs.Rename(path, s.fs.PathJoin(s.dir, renewalsName)); err != nil {
 		return err
 	}
+	s.setLogLen(size)
 	return datasync.Dir(s.dir)
 }

@@ -217,6 +217,120 @@ func TestTheFileIsWrittenWhenThereAreRenewals(t *testing.T) {
 	}
 }
 
+// Each file of the log is written ahead, though what is kept of the first is short, but not again and again where there is no room.
+func TestTheLogIsWrittenAhead(t *testing.T) {
+	s := newStore(t)
+	const enough = 1 << 20
+	for i, c := range []struct {
+		logLen   int64
+		prepared bool
+	}{
+		{enough, false}, // the next; that after it will be what is kept of the first
+		{enough, true},
+		{enough, true},
+		{1 << 62, true},
+	} {
+		apply(t, s, begin(crashLease(uint64(i))))
+		s.logLen.Store(c.logLen)
+		if err := s.checkpoint(); err != nil {
+			t.Fatal(err)
+		}
+		kept, err := s.wal.Spare()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.prepared.Load(); got != c.prepared || got != (kept >= enough) {
+			t.Errorf("after checkpoint %d %d bytes are kept for the next file, all that are needed: %v", i, kept, got)
+		}
+	}
+	s.hurry.Add(1)
+	defer s.hurry.Add(-1)
+	if err := s.wal.Discard(); err != nil {
+		t.Fatal(err)
+	}
+	s.logLen.Store(enough)
+	if err := s.checkpoint(); err != nil || !s.prepared.Load() {
+		t.Errorf("after a checkpoint that somebody waited for %v, %v", s.prepared.Load(), err)
+	}
+}
+
+func TestPrepareStep(t *testing.T) {
+	for _, c := range []struct {
+		grown, room int64
+		left        int
+		want        time.Duration
+	}{
+		{0, minLog, 10, prepareEvery},
+		{1000, minLog, 0, prepareEvery},
+		{1000, 1001, 1, prepareEvery}, // there is room for as much as in a second
+		{1000, 1000, 100, 10 * time.Millisecond},
+		{1000, 2000, 100, 20 * time.Millisecond},
+		{1000, 0, 100, 0},
+		{1000, -1, 100, 0},
+	} {
+		if got := prepareStep(time.Second, c.grown, c.room, c.left); got != c.want {
+			t.Errorf("grown by %d in a second, room for %d and %d steps: %s each; want %s", c.grown, c.room, c.left, got, c.want)
+		}
+	}
+}
+
+// The log may become as long as the file of renewals, which is written whole when the log goes to where it belongs, and goes
+// there when it is.
+func TestTheLogIsAsLongAsTheRenewals(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.logLen.Load(); got != minLog {
+		t.Errorf("a new database's log may have %d bytes; want %d", got, minLog)
+	}
+	const leases, each = 1100, 2048 // with one in each piece of the file, which has all places of so many subscribers
+	for n := range uint64(leases) {
+		apply(t, s, begin(crashLease(n*each)))
+	}
+	if err := errors.Join(s.flush(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(filepath.Join(dir, renewalsName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Size() <= minLog {
+		t.Fatalf("the file of renewals has %d bytes, which are too few for this test", info.Size())
+	}
+	if got := s.logLen.Load(); got != info.Size() {
+		t.Errorf("a log may have %d bytes beside a file of %d", got, info.Size())
+	}
+
+	s = storeIn(t, dir)
+	if got := s.logLen.Load(); got != info.Size() {
+		t.Errorf("opened again, a log may have %d bytes beside a file of %d", got, info.Size())
+	}
+	s.prepared.Store(true) // which would cut it sooner
+	const enough = 100 << 10
+	s.logLen.Store(enough)
+	more := func() (before, after int64) {
+		before = s.wal.Size()
+		apply(t, s, renew(crashRenewal(1)))
+		return before, s.wal.Size()
+	}
+	for s.wal.Size() < enough-200 {
+		if before, after := more(); after <= before {
+			t.Fatalf("the log was cut when it had %d bytes", before)
+		}
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		before, after := more()
+		if after < before {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the log has %d bytes, and was not cut", after)
+		}
+	}
+}
+
 // An address that was one subscriber's and is another's is not kept in the first one's place when
 // it is forgotten.
 func TestAPlaceKeepsNoAddressThatIsForgotten(t *testing.T) {

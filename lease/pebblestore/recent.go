@@ -230,7 +230,7 @@ const (
 )
 
 // prepareEvery is how long the disk has between the parts of a file that is written ahead, which
-// takes half a minute for all.
+// takes half a minute for 64 MiB; see preparing.
 const prepareEvery = 100 * time.Millisecond
 
 // Settle gives Pebble all leases that it has not, and does not rest. Nobody has to call it; who measures may.
@@ -327,7 +327,7 @@ func (s *Store) restUnlessBehind(took time.Duration) {
 	s.mu.RLock()
 	behind := s.recent.len() > 2*maxRecent
 	s.mu.RUnlock()
-	if !behind && s.wal.Size() < 2*maxLog {
+	if !behind && s.wal.Size() < 2*s.logLen.Load() {
 		s.rest(took)
 	}
 }
@@ -335,7 +335,7 @@ func (s *Store) restUnlessBehind(took time.Duration) {
 // grown has a checkpoint made if it is time.
 func (s *Store) grown(enough bool) {
 	size := s.wal.Size()
-	if !enough && size < maxLog && (size < smallLog || s.prepared.Load()) {
+	if !enough && size < s.logLen.Load() && (size < smallLog || s.prepared.Load()) {
 		return
 	}
 	select {
@@ -384,10 +384,22 @@ func (s *Store) tidy() error {
 // checkpoint has Pebble durably write all that the log has so far, which is removed.
 func (s *Store) checkpoint() error {
 	s.prepared.Store(true)
-	if err := s.wal.Prepare(maxLog, s.pause); err != nil {
+	enough, rest, whole := s.logLen.Load(), s.preparing(), false
+	if err := s.wal.Prepare(enough, func(took time.Duration, left int) bool {
+		whole = left == 0
+		return rest(took, left)
+	}); err != nil {
 		s.log.Warn("the next file of the lease database's log is not written ahead, which makes its syncs slower", "error", err)
 	}
-	return s.flush()
+	err := s.flush()
+	if err == nil && whole {
+		// What is kept for the file after the next is shorter if it was the first, or the file of renewals has grown. But where
+		// there was no time or room it is not tried again, since each checkpoint writes that file.
+		var kept int64
+		kept, err = s.wal.Spare()
+		s.prepared.Store(kept >= enough)
+	}
+	return err
 }
 
 // rest has others work after something has taken so long, unless somebody waits, which it reports.
@@ -399,13 +411,31 @@ func (s *Store) rest(took time.Duration) bool {
 	return true
 }
 
-// pause is rest for what keeps not the processor but the disk from others, and is in no hurry
-// unless a checkpoint is due.
-func (s *Store) pause(took time.Duration) bool {
-	s.mu.RLock()
-	due := s.recent.len() >= maxRecent
-	s.mu.RUnlock()
-	return !due && s.wal.Size() < maxLog && s.rest(max(took, prepareEvery/restFor))
+// preparing returns what rests after each step of writing a file ahead, which keeps not the processor but the disk from others, and
+// ends it when a checkpoint is due. It is in no hurry unless the log grows so fast that it would not be done when that is
+// minLog bytes long, which it is for as long.
+func (s *Store) preparing() func(took time.Duration, left int) bool {
+	began, before := time.Now(), s.wal.Size()
+	return func(took time.Duration, left int) bool {
+		size := s.wal.Size()
+		s.mu.RLock()
+		due := s.recent.len() >= maxRecent
+		s.mu.RUnlock()
+		if due || size >= s.logLen.Load() {
+			return false
+		}
+		return s.rest(max(took, prepareStep(time.Since(began), size-before, minLog-size, left)/restFor))
+	}
+}
+
+// prepareStep is how long each of the steps that are left may take where the log has grown by so many bytes since they began,
+// and that much is left of it.
+func prepareStep(since time.Duration, grown, room int64, left int) time.Duration {
+	if grown <= 0 || left <= 0 {
+		return prepareEvery
+	}
+	until := since.Seconds() * float64(max(0, room)) / float64(grown)
+	return time.Duration(min(prepareEvery.Seconds(), until/float64(left)) * float64(time.Second))
 }
 
 // flush is a checkpoint without regard to the next.

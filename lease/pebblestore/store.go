@@ -68,10 +68,13 @@ type Options struct {
 // DefaultReserve leaves room for what Pebble writes in the background.
 const DefaultReserve = 64 << 20
 
-// When the log has so many bytes, or so many leases wait for Pebble, they go to where they belong.
+// When so many leases wait for Pebble, or the log is as long as the file of renewals, which is then written whole,
+// they go to where they belong. So that file costs a renewal no more than the log does. The log is at least minLog long for that, and
+// at the most maxLog, which a start after a crash reads in some seconds.
 const (
-	maxLog    = 64 << 20
 	maxRecent = 1 << 19
+	minLog    = 64 << 20
+	maxLog    = 512 << 20
 )
 
 // What Pebble has in memory: what is written, in two tables of memTableLen bytes, one of which waits to
@@ -114,6 +117,7 @@ type Store struct {
 	hurry  atomic.Int32 // who waits until they are, or for Pebble
 	behind atomic.Bool  // Pebble has more to do than it comes to
 
+	logLen   atomic.Int64  // how long the log may become; see maxLog
 	prepared atomic.Bool   // the log's next file was written ahead, or need not be
 	wake     chan struct{} // a checkpoint is due
 	stopping chan struct{}

@@ -428,10 +428,10 @@ const step = 256 << 10
 
 // Prepare makes the file that comes after the next [Log.Cut], or what is kept for it of one that
 // was removed, size bytes long, so that a sync has nothing to do there but to write what is new.
-// After each of many steps it calls on with how long that took, and ends if that returns false. It
+// After each of many steps it calls on with how long that took and how many are left, and ends if that returns false. It
 // does nothing if that would take more than a quarter of the free space. It must not be called
 // beside Cut or Remove.
-func (l *Log) Prepare(size int64, on func(took time.Duration) bool) error {
+func (l *Log) Prepare(size int64, on func(took time.Duration, left int) bool) error {
 	var disk unix.Statfs_t
 	if err := unix.Statfs(l.dir, &disk); err != nil {
 		return fmt.Errorf("write-ahead log: %w", err)
@@ -459,8 +459,24 @@ func (l *Log) Prepare(size int64, on func(took time.Duration) bool) error {
 	return nil
 }
 
+// Spare returns how long the file is that is kept for the next, 0 if there is none. It must not be called beside
+// Cut, Prepare or Remove.
+func (l *Log) Spare() (int64, error) {
+	l.mu.Lock()
+	kept := l.spare
+	l.mu.Unlock()
+	if !kept {
+		return 0, nil
+	}
+	info, err := os.Stat(filepath.Join(l.dir, spareName))
+	if err != nil {
+		return 0, fmt.Errorf("write-ahead log: %w", err)
+	}
+	return info.Size(), nil
+}
+
 // extend writes zeros after the end of a file up to a size.
-func extend(f *os.File, size int64, on func(took time.Duration) bool) error {
+func extend(f *os.File, size int64, on func(took time.Duration, left int) bool) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
@@ -474,7 +490,7 @@ func extend(f *os.File, size int64, on func(took time.Duration) bool) error {
 		if err := f.Sync(); err != nil {
 			return err
 		}
-		if !on(time.Since(began)) {
+		if left := size - at - step; !on(time.Since(began), int(max(0, left+step-1)/step)) {
 			break
 		}
 	}

@@ -351,11 +351,24 @@ func TestCutOfNothing(t *testing.T) {
 func TestPrepare(t *testing.T) {
 	l, dir := opened(t, Options{})
 	put(t, l, 0)
+	kept := func(want int64) {
+		t.Helper()
+		if got, err := l.Spare(); got != want || err != nil {
+			t.Errorf("%d bytes are kept for the next file, %v; want %d", got, err, want)
+		}
+	}
+	kept(0)
 	steps := 0
-	count := func(time.Duration) bool { steps++; return true }
+	count := func(_ time.Duration, left int) bool {
+		if steps++; left != 3<<20/step-steps {
+			t.Errorf("%d steps are left after %d", left, steps)
+		}
+		return true
+	}
 	if err := l.Prepare(3<<20, count); err != nil {
 		t.Fatal(err)
 	}
+	kept(3 << 20)
 	if got := size(t, filepath.Join(dir, spareName)); got != 3<<20 || steps != 3<<20/step {
 		t.Errorf("%d bytes were written ahead in %d steps", got, steps)
 	}
@@ -368,8 +381,18 @@ func TestPrepare(t *testing.T) {
 	if err := l.Remove(before); err != nil {
 		t.Fatal(err)
 	}
+	first, err := l.Spare()
+	if err != nil || first == 0 {
+		t.Errorf("%d bytes are kept of the first file, %v", first, err)
+	}
 	steps = 0
-	if err := l.Prepare(3<<20, func(time.Duration) bool { steps++; return false }); err != nil || steps != 1 {
+	if err := l.Prepare(3<<20, func(_ time.Duration, left int) bool {
+		if want := int(3<<20-first-1) / step; left != want { // rounded up, less the one that was made
+			t.Errorf("%d steps are left; want %d", left, want)
+		}
+		steps++
+		return false
+	}); err != nil || steps != 1 {
 		t.Errorf("%d steps though it was told to end, %v", steps, err)
 	}
 	if err := l.Prepare(1<<62, count); err != nil || steps != 1 {
@@ -680,7 +703,7 @@ func TestFullDisk(t *testing.T) {
 	waited := 0
 	l, dir := opened(t, Options{Full: func() { waited++ }})
 	put(t, l, 0)
-	if err := l.Prepare(step, func(time.Duration) bool { return true }); err != nil {
+	if err := l.Prepare(step, func(time.Duration, int) bool { return true }); err != nil {
 		t.Fatal(err)
 	}
 	for i, err := range []error{unix.ENOSPC, &fs.PathError{Op: "write", Err: unix.EDQUOT}} {
