@@ -70,7 +70,7 @@ const DefaultReserve = 64 << 20
 
 // When so many leases wait for Pebble, or the log is as long as the file of renewals, which is then written whole,
 // they go to where they belong. So that file costs a renewal no more than the log does. The log is at least minLog long for that, and
-// at the most maxLog, which a start after a crash reads in some seconds.
+// at the most maxLog, which a start after a crash reads in about a second.
 const (
 	maxRecent = 1 << 19
 	minLog    = 64 << 20
