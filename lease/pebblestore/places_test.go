@@ -320,12 +320,12 @@ func TestTheLogIsAsLongAsTheRenewals(t *testing.T) {
 			t.Fatalf("the log was cut when it had %d bytes", before)
 		}
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	for {
 		before, after := more()
 		if after < before {
 			break
 		}
-		if time.Now().After(deadline) {
+		if after > minLog/2 { // it takes a moment
 			t.Fatalf("the log has %d bytes, and was not cut", after)
 		}
 	}
