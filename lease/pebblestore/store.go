@@ -69,8 +69,8 @@ type Options struct {
 const DefaultReserve = 64 << 20
 
 // When so many leases wait for Pebble, or the log is as long as the file of renewals, which is then written whole,
-// they go to where they belong. So that file costs a renewal no more than the log does. The log is at least minLog long for that, and
-// at the most maxLog, which a start after a crash reads in about a second.
+// they go to where they belong. So that file costs a renewal no more than the log does, unless it is longer than maxLog, which a
+// start after a crash reads in about a second. What is shorter than minLog is not worth the trouble.
 const (
 	maxRecent = 1 << 19
 	minLog    = 64 << 20
