@@ -228,7 +228,7 @@ func TestTheLogIsWrittenAhead(t *testing.T) {
 		{enough, false}, // the next; that after it will be what is kept of the first
 		{enough, true},
 		{enough, true},
-		{1 << 62, true},
+		{1 << 62, true}, // for which there is no room
 	} {
 		apply(t, s, begin(crashLease(uint64(i))))
 		s.logLen.Store(c.logLen)

@@ -459,13 +459,11 @@ func (l *Log) Prepare(size int64, on func(took time.Duration, left int) bool) er
 	return nil
 }
 
-// Spare returns how long the file is that is kept for the next, 0 if there is none. It must not be called beside
-// Cut, Prepare or Remove.
+// Spare returns how long the file is that is kept for the next, 0 if there is none.
 func (l *Log) Spare() (int64, error) {
 	l.mu.Lock()
-	kept := l.spare
-	l.mu.Unlock()
-	if !kept {
+	defer l.mu.Unlock() // who finds the disk full removes it
+	if !l.spare {
 		return 0, nil
 	}
 	info, err := os.Stat(filepath.Join(l.dir, spareName))
