@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 
 	"github.com/oasisprotocol/curve25519-voi/curve"
 	"golang.org/x/crypto/chacha20poly1305"
@@ -205,12 +207,11 @@ func (d DecryptionShare) Index() uint16 {
 // VerifyShare checks a decryption share of n and returns its trustee. A share
 // that does not verify is a [*WrongShareError], which names the trustee.
 func (k *EscrowKey) VerifyShare(label string, n NID, d DecryptionShare) (Trustee, error) {
-	p, err := k.parseNID(label, n)
+	o, err := k.Opening(label, n)
 	if err != nil {
 		return Trustee{}, err
 	}
-	t, _, err := k.verifyShare(p, d)
-	return t, err
+	return o.Add(d)
 }
 
 func (k *EscrowKey) verifyShare(p *parsedNID, d DecryptionShare) (Trustee, *element, error) {
@@ -237,30 +238,63 @@ func (k *EscrowKey) verifyShare(p *parsedNID, d DecryptionShare) (Trustee, *elem
 // checked, those beyond the threshold as well; the first wrong one is returned
 // as a [*WrongShareError]. A share given twice counts once.
 func (k *EscrowKey) OpenNID(label string, n NID, shares []DecryptionShare) (EID, error) {
-	p, err := k.parseNID(label, n)
+	o, err := k.Opening(label, n)
 	if err != nil {
 		return EID{}, err
 	}
-	uis := make(map[uint16]*element)
-	var indices []uint16
 	for _, d := range shares {
-		t, ui, err := k.verifyShare(p, d)
-		if err != nil {
+		if _, err := o.Add(d); err != nil {
 			return EID{}, err
 		}
-		if _, twice := uis[t.Index]; twice || len(indices) == k.threshold {
-			continue
-		}
-		uis[t.Index] = ui
-		indices = append(indices, t.Index)
 	}
-	if len(indices) < k.threshold {
-		return EID{}, fmt.Errorf("%w: %d of the %d needed", ErrTooFewShares, len(indices), k.threshold)
+	return o.EID()
+}
+
+// Opening is an NID on its way to its EID, for who gets decryption shares one after
+// the other: the NID is checked once, and so is each share. It is not for several
+// goroutines at once.
+type Opening struct {
+	key    *EscrowKey
+	label  string
+	nid    *parsedNID
+	shares map[uint16]*element // u_i by the trustee's index, up to the threshold
+}
+
+// Opening checks n, as [EscrowKey.CheckNID] does, and returns what opens it.
+func (k *EscrowKey) Opening(label string, n NID) (*Opening, error) {
+	p, err := k.parseNID(label, n)
+	if err != nil {
+		return nil, err
 	}
+	return &Opening{k, label, p, make(map[uint16]*element, k.threshold)}, nil
+}
+
+// Add checks a decryption share and returns its trustee. One that does not verify is a
+// [*WrongShareError], which names the trustee, and does not count; one given twice
+// counts once.
+func (o *Opening) Add(d DecryptionShare) (Trustee, error) {
+	t, ui, err := o.key.verifyShare(o.nid, d)
+	if err != nil {
+		return Trustee{}, err
+	}
+	if len(o.shares) < o.key.threshold {
+		o.shares[t.Index] = ui
+	}
+	return t, nil
+}
+
+// EID combines the shares that were added. With fewer than the threshold it is
+// [ErrTooFewShares].
+func (o *Opening) EID() (EID, error) {
+	if len(o.shares) < o.key.threshold {
+		return EID{}, fmt.Errorf("%w: %d of the %d needed", ErrTooFewShares, len(o.shares), o.key.threshold)
+	}
+	indices := slices.Sorted(maps.Keys(o.shares))
 	hr := identity()
 	for _, i := range indices {
-		hr.Add(hr, mul(uis[i], lagrange(i, indices)))
+		hr.Add(hr, mul(o.shares[i], lagrange(i, indices)))
 	}
+	p := o.nid
 	key, err := boxKey(p.header, p.kem.uRaw, encode(nil, hr))
 	if err != nil {
 		return EID{}, err
@@ -270,7 +304,7 @@ func (k *EscrowKey) OpenNID(label string, n NID, shares []DecryptionShare) (EID,
 	if err != nil {
 		return EID{}, err
 	}
-	padded, err := aead.Open(nil, make([]byte, chacha20poly1305.NonceSize), p.box, headerLabel(p.header, label))
+	padded, err := aead.Open(nil, make([]byte, chacha20poly1305.NonceSize), p.box, headerLabel(p.header, o.label))
 	if err != nil {
 		return EID{}, fmt.Errorf("%w: its sealed part does not open", ErrNID)
 	}

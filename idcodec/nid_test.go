@@ -209,6 +209,34 @@ func TestWrongShareIsNamed(t *testing.T) {
 	}
 }
 
+func TestAWrongShareDoesNotCount(t *testing.T) {
+	k, shares := deal(t, 2, 3)
+	e := eid(t, "radius:alice")
+	n := seal(t, k, e)
+	d := decryptShares(t, k, n, shares...)
+	o, err := k.Opening(realm, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := bytes.Clone(d[1])
+	bad[43] ^= 1
+	var wrong *WrongShareError
+	for i, give := range []struct {
+		share DecryptionShare
+		name  string // empty when it is wrong
+		opens bool   // then
+	}{{bad, "", false}, {d[0], "trustee-1", false}, {d[0], "trustee-1", false}, {bad, "", false}, {d[1], "trustee-2", true}, {bad, "", true}, {d[2], "trustee-3", true}} {
+		who, err := o.Add(give.share)
+		if give.name == "" && !errors.As(err, &wrong) || give.name != "" && err != nil || who.Name != give.name {
+			t.Fatalf("share %d: %q, %v; want %q", i, who.Name, err, give.name)
+		}
+		got, err := o.EID()
+		if give.opens && (err != nil || got != e) || !give.opens && !errors.Is(err, ErrTooFewShares) {
+			t.Fatalf("after share %d: %v; want it to open: %v", i, err, give.opens)
+		}
+	}
+}
+
 func TestDealRefuses(t *testing.T) {
 	for name, f := range map[string]func() error{
 		"no trustee":     func() error { _, _, err := Deal(seeded(1), 1, nil); return err },

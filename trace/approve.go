@@ -275,25 +275,37 @@ func (h *ApprovalHead) check(d Documents, key *idcodec.EscrowKey) error {
 	return fmt.Errorf("%w: the escrow key knows no trustee %q", ErrCeremony, h.Trustee)
 }
 
-// indexed are the shares of one trustee that open one NID each.
-type indexed struct {
-	head  *ApprovalHead
-	byNID map[string]idcodec.DecryptionShare
+// opening is an NID of the resolution, to which trustees' shares are added.
+type opening struct {
+	name string
+	*idcodec.Opening
 }
 
-// verify checks a trustee's shares of all NIDs.
-func (x *indexed) verify(ctx context.Context, p *Party, o *opened, key *idcodec.EscrowKey) error {
-	return p.each(ctx, len(o.nids), func(i int) error {
-		name := nidName(o.nids[i])
-		share, ok := x.byNID[name]
-		if !ok {
-			return fmt.Errorf("%w: it holds no share for the NID %.16s…", ErrApproval, name)
+// openings checks all NIDs.
+func (p *Party) openings(ctx context.Context, o *opened, key *idcodec.EscrowKey) ([]opening, error) {
+	out := make([]opening, len(o.nids))
+	return out, p.each(ctx, len(o.nids), func(i int) error {
+		n, err := key.Opening(o.resolution.Realm, o.nids[i])
+		if err != nil {
+			return fmt.Errorf("%w: NID %d: %w", ErrResolution, i+1, err)
 		}
-		trustee, err := key.VerifyShare(o.resolution.Realm, o.nids[i], share)
+		out[i] = opening{nidName(o.nids[i]), n}
+		return nil
+	})
+}
+
+// add checks a trustee's shares, of which there must be one for each NID, and adds them.
+func (p *Party) add(ctx context.Context, nids []opening, h *ApprovalHead, shares map[string]idcodec.DecryptionShare) error {
+	return p.each(ctx, len(nids), func(i int) error {
+		share, ok := shares[nids[i].name]
+		if !ok {
+			return fmt.Errorf("%w: it holds no share for the NID %.16s…", ErrApproval, nids[i].name)
+		}
+		trustee, err := nids[i].Add(share)
 		if err != nil {
 			return err
 		}
-		if trustee.Name != x.head.Trustee {
+		if trustee.Name != h.Trustee {
 			return fmt.Errorf("%w: its shares are those of %q", ErrApproval, trustee.Name)
 		}
 		return nil

@@ -87,11 +87,19 @@ func BenchmarkWarrantToReport(b *testing.B) {
 func BenchmarkTenThousandAddressTimes(b *testing.B) {
 	c := onLedger(b)
 	c.registry.nids = nil
-	var targets []Target
 	for i := range MaxTargets {
 		c.subscribe(fmt.Sprintf("radius:subscriber-%d", i))
-		targets = append(targets, at(c.lease(uint64(i), noon, time.Hour, true), noon))
 	}
+	store, err := pebblestore.Open(b.TempDir(), pebblestore.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { store.Close() })
+	var targets []Target
+	for _, a := range fill(b, c, store, MaxTargets) {
+		targets = append(targets, at(a, noon))
+	}
+	c.resolver.Registry = store
 	e, s := group.Ristretto255.Generator(), group.Ristretto255.RandomNonZeroScalar(rand.Reader)
 	began := time.Now()
 	const muls = 2000
@@ -170,7 +178,7 @@ func BenchmarkResolution(b *testing.B) {
 	}
 }
 
-// fill leases an address to each of n subscribers.
+// fill leases an address to each of n subscribers, who have the court's NIDs in turn.
 func fill(b *testing.B, c *court, store *pebblestore.Store, n int) []netip.Addr {
 	b.Helper()
 	var addrs []netip.Addr
@@ -183,7 +191,7 @@ func fill(b *testing.B, c *court, store *pebblestore.Store, n int) []netip.Addr 
 		}
 		var key idcodec.LookupKey
 		copy(key[:], fmt.Sprint(i))
-		if _, err := store.Register(key, c.registry.nids[0], noon); err != nil {
+		if _, err := store.Register(key, c.registry.nids[i%len(c.registry.nids)], noon); err != nil {
 			b.Fatal(err)
 		}
 		u.Put = append(u.Put, lease.Lease{Addr: a, Subscriber: uint64(i), Epoch: e, State: lease.Active, Client: lease.Client{DUID: []byte{0, 3}, IAID: uint32(i)},

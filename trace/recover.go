@@ -27,12 +27,15 @@ func (p *Party) Recover(ctx context.Context, d Documents, key *idcodec.EscrowKey
 		return nil, fmt.Errorf("%w: it is for %q, whose certificate is %.16s…; this is %.16s…", ErrHolder, o.warrant.Holder.Name, o.warrant.Holder.Certificate, got)
 	}
 	refs := slices.Clone(o.records[:])
-	var given []*indexed
+	nids, err := p.openings(ctx, o, key)
+	if err != nil {
+		return nil, err
+	}
 	var authors []ledgeranchor.Hash
 	report := &Report{Warrant: *o.warrant, Realm: o.resolution.Realm, Resolved: o.resolution.Resolved}
 	report.Evidence = Evidence{Warrant: d.Warrant, Resolution: d.Resolution}
 	for _, a := range approvals {
-		if slices.ContainsFunc(given, func(x *indexed) bool { return x.head.Trustee == a.Trustee }) {
+		if slices.Contains(report.Trustees, a.Trustee) {
 			return nil, &ApprovalError{a.Trustee, fmt.Errorf("%w: it is given twice", ErrReplayed)}
 		}
 		entry, plain, err := p.take(ctx, a, d, o, key)
@@ -43,21 +46,19 @@ func (p *Party) Recover(ctx context.Context, d Documents, key *idcodec.EscrowKey
 			return nil, &ApprovalError{a.Trustee, fmt.Errorf("%w: who recorded it has recorded another's approval as well; each trustee records its own", ErrReplayed)}
 		}
 		authors = append(authors, entry.Record.Author)
-		byNID, err := a.shares(plain)
+		shares, err := a.shares(plain)
 		if err != nil {
 			return nil, &ApprovalError{a.Trustee, err}
 		}
-		x := &indexed{&a.ApprovalHead, byNID}
-		if err := x.verify(ctx, p, o, key); err != nil {
+		if err := p.add(ctx, nids, &a.ApprovalHead, shares); err != nil {
 			return nil, &ApprovalError{a.Trustee, err}
 		}
-		given = append(given, x)
 		refs = append(refs, entry.Signed.Name())
 		report.Trustees = append(report.Trustees, a.Trustee)
 		report.Evidence.Approvals = append(report.Evidence.Approvals, ApprovalEvidence{Head: a.ApprovalHead, Shares: plain})
 	}
-	if len(given) < key.Threshold() {
-		return nil, fmt.Errorf("%w: %d of the %d needed", ErrTooFewApprovals, len(given), key.Threshold())
+	if got := len(report.Trustees); got < key.Threshold() {
+		return nil, fmt.Errorf("%w: %d of the %d needed", ErrTooFewApprovals, got, key.Threshold())
 	}
 	text, err := key.MarshalText()
 	if err != nil {
@@ -77,7 +78,7 @@ func (p *Party) Recover(ctx context.Context, d Documents, key *idcodec.EscrowKey
 		return nil, err
 	}
 	report.Recovered = stamp(p.Now())
-	report.Findings, err = p.findings(ctx, o, key, given)
+	report.Findings, err = p.findings(ctx, o, nids)
 	return report, err
 }
 
@@ -139,15 +140,11 @@ func (p *Party) prove(ctx context.Context, names []ledgeranchor.Hash, warrant le
 	return proofs, authors, nil
 }
 
-// findings opens the NIDs.
-func (p *Party) findings(ctx context.Context, o *opened, key *idcodec.EscrowKey, given []*indexed) ([]Finding, error) {
-	eids := make([]string, len(o.nids))
-	err := p.each(ctx, len(o.nids), func(i int) error {
-		var shares []idcodec.DecryptionShare
-		for _, x := range given {
-			shares = append(shares, x.byNID[nidName(o.nids[i])])
-		}
-		eid, err := key.OpenNID(o.resolution.Realm, o.nids[i], shares)
+// findings combines the shares of all NIDs, and says whose the addresses are.
+func (p *Party) findings(ctx context.Context, o *opened, nids []opening) ([]Finding, error) {
+	eids := make([]string, len(nids))
+	err := p.each(ctx, len(nids), func(i int) error {
+		eid, err := nids[i].EID()
 		if err != nil {
 			return fmt.Errorf("NID %d: %w", i+1, err)
 		}

@@ -229,11 +229,10 @@ func TestRefusals(t *testing.T) {
 			return approve(c, forged(c, c.isp, func(x *Resolution) { x.EscrowKey = "00" }))
 		}},
 		{"a changed NID", ErrResolution, func(t *testing.T, c *court) error {
-			return approve(c, forged(c, c.isp, func(x *Resolution) {
-				n := bytes.Clone(x.Answers[0].Candidates[0].NID)
-				n[len(n)-1] ^= 1
-				x.Answers[0].Candidates[0].NID = n
-			}))
+			return approve(c, forged(c, c.isp, changeNID))
+		}},
+		{"a changed NID that comes to the holder", ErrResolution, func(t *testing.T, c *court) error {
+			return recover(c, forged(c, c.isp, changeNID))
 		}},
 		{"a resolution that names nobody", ErrNothing, func(t *testing.T, c *court) error {
 			d, _ := c.ordered(at(netip.MustParseAddr("2001:db8:1::1"), noon))
@@ -345,6 +344,13 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// changeNID breaks the first NID's proof.
+func changeNID(x *Resolution) {
+	n := bytes.Clone(x.Answers[0].Candidates[0].NID)
+	n[len(n)-1] ^= 1
+	x.Answers[0].Candidates[0].NID = n
 }
 
 // A trustee whose share lies is named: the approval is in order but for the share.

@@ -95,9 +95,14 @@ func TestAChangedByteAnywhereIsFound(t *testing.T) {
 // What was changed is named, even by the holder, who can sign anew.
 func TestWhatIsWrongWithAReportIsNamed(t *testing.T) {
 	c := newCourt(t)
-	d, _ := c.ordered(at(c.lease(1, noon, time.Hour, true), noon))
+	d, resolution := c.ordered(at(c.lease(1, noon, time.Hour, true), noon))
 	d2, _ := c.ordered(at(c.lease(1, noon, time.Hour, true), noon))
 	other, _ := c.report(d2, 0, 1)
+	changeNID(resolution)
+	broken, err := Sign(c.isp, resolutionType, resolution)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct {
 		name, want string
 		change     func(*Report)
@@ -110,6 +115,7 @@ func TestWhatIsWrongWithAReportIsNamed(t *testing.T) {
 		{"another window", "warrant.targets[0].until", func(r *Report) { r.Warrant.Targets[0].Until = now }, nil},
 		{"another warrant's evidence", "the report's warrant is not the one that was signed", func(r *Report) { r.Evidence.Warrant = other.Evidence.Warrant }, nil},
 		{"another resolution", "resolution", func(r *Report) { r.Evidence.Resolution = other.Evidence.Resolution }, nil},
+		{"a changed NID", "NIDs: their proofs", func(r *Report) { r.Evidence.Resolution = broken }, nil},
 		{"another's approval", "approval", func(r *Report) { r.Evidence.Approvals[0] = other.Evidence.Approvals[0] }, nil},
 		{"other trustees", "trustees", func(r *Report) { r.Trustees = []string{"judge", "isp"} }, nil},
 		{"an approval too few", "needed", func(r *Report) {

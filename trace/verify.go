@@ -112,39 +112,42 @@ func (c *checker) opening(ctx context.Context, r *Report, w *Warrant, res *Resol
 	p := &Party{Progress: c.v.Progress}
 	d := Documents{r.Evidence.Warrant, r.Evidence.Resolution}
 	o := &opened{warrant: w, resolution: res, nids: res.nids()}
-	var given []*indexed
+	nids, err := p.openings(ctx, o, key)
+	if !c.holds("NIDs: their proofs", err) {
+		return
+	}
+	good := 0
 	var trustees []string
 	for i := range r.Evidence.Approvals {
 		a := &r.Evidence.Approvals[i]
 		trustees = append(trustees, a.Head.Trustee)
-		x := &indexed{head: &a.Head}
 		err := a.Head.check(d, key)
 		if err == nil && a.Head.Format != approvalFormat {
 			err = fmt.Errorf("format %q: want %q", a.Head.Format, approvalFormat)
 		}
+		var shares map[string]idcodec.DecryptionShare
 		if err == nil {
-			x.byNID, err = a.Head.shares(a.Shares)
+			shares, err = a.Head.shares(a.Shares)
 		}
 		if err == nil {
-			err = x.verify(ctx, p, o, key)
+			err = p.add(ctx, nids, &a.Head, shares)
 		}
 		if c.holds(fmt.Sprintf("approval of %q: proofs of its shares", a.Head.Trustee), err) {
-			given = append(given, x)
+			good++
 		}
 	}
-	var err error
 	if !slices.Equal(trustees, r.Trustees) {
 		err = fmt.Errorf("the report names %q, the approvals are of %q", r.Trustees, trustees)
 	}
 	c.holds("trustees", err)
-	if len(given) < len(r.Evidence.Approvals) {
+	if good < len(r.Evidence.Approvals) {
 		return
 	}
-	if len(given) < key.Threshold() {
-		c.holds("threshold", fmt.Errorf("%w: %d of the %d needed", ErrTooFewApprovals, len(given), key.Threshold()))
+	if good < key.Threshold() {
+		c.holds("threshold", fmt.Errorf("%w: %d of the %d needed", ErrTooFewApprovals, good, key.Threshold()))
 		return
 	}
-	found, err := p.findings(ctx, o, key, given)
+	found, err := p.findings(ctx, o, nids)
 	if err == nil && !same(found, r.Findings) {
 		err = fmt.Errorf("opened again, the NIDs say otherwise: %s", difference("findings", found, r.Findings))
 	}
