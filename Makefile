@@ -49,6 +49,7 @@ unit:
 # processors than their peers wait for them.
 e2e: deps
 	$(GO) test -count=1 -timeout 30m -tags e2e -parallel 4 ./test/... ./lease/pebblestore ./lease/sqlstore ./ledgeranchor/embedded ./mail/journal ./sava/xdp
+	cd lease/sqlstore/cockroach && $(GO) test -count=1 ./...
 
 # Fabric's own programs, at the versions that deploy/fabric/tools and its ca name.
 fabric-tools: bin/fabric/peer

@@ -12,6 +12,7 @@ fi
 for tags in "" e2e purego fabric; do
 	go vet -tags "$tags" ./... || fail=1
 done
+(cd lease/sqlstore/cockroach && go vet ./...) || fail=1
 go tool -modfile=tools/go.mod staticcheck -tags e2e,fabric ./... || fail=1
 go mod verify >/dev/null || fail=1
 

@@ -55,6 +55,7 @@ func open(t *testing.T, url string) *DB {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.ConnConfig.Tracer = &spoken
 	d, err := connect(t.Context(), c, time.Now)
 	if err == nil {
 		err = d.tables(t.Context(), true)
@@ -238,9 +239,7 @@ func TestEachTellsWhoWrote(t *testing.T) {
 // What is forgotten is forgotten with what was filed about it alone.
 func TestForgetLeavesNothingBehind(t *testing.T) {
 	c := cluster(t)
-	url := database(t, c)
-	d := open(t, url)
-	s := attach(t, d, "one")
+	s := attach(t, open(t, database(t, c)), "one")
 	var u lease.Update
 	for i := range 50 {
 		l := leasetest.Lease(i, t0)
@@ -272,10 +271,9 @@ func TestForgetLeavesNothingBehind(t *testing.T) {
 	if total != 90 {
 		t.Errorf("%d leases were removed, want 90", total)
 	}
-	for table, want := range map[string]int{"gid_leases": 10, "gid_history": 0, "gid_clients": 10, "gid_lists": 10} {
-		var n int
-		if err := d.pool.QueryRow(t.Context(), "SELECT count(*) FROM "+table).Scan(&n); err != nil || n != want {
-			t.Errorf("%s has %d rows, %v; want %d", table, n, err, want)
+	for table, want := range map[string]string{"gid_leases": "10", "gid_history": "0", "gid_clients": "10", "gid_lists": "10"} {
+		if n, err := c.Query("SELECT count(*) FROM "+table, fmt.Sprintf("db%d", databases)); err != nil || n != want {
+			t.Errorf("%s has %s rows, %v; want %s", table, n, err, want)
 		}
 	}
 }
@@ -292,22 +290,55 @@ func TestWhatOpenRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.ConnConfig.Tracer = &spoken
 	d, err := connect(t.Context(), p, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
+	if err := d.durable(t.Context()); err == nil || !strings.Contains(err.Error(), "fsync is off") {
+		t.Errorf("%v", err)
+	}
 	if err := d.tables(t.Context(), false); err == nil || !strings.Contains(err.Error(), "gidserver database create") {
 		t.Errorf("%v", err)
 	}
 	if err := d.tables(t.Context(), true); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.pool.Exec(t.Context(), "UPDATE gid_meta SET value = 2 WHERE name = 'format'"); err != nil {
+	if err := c.SQL("UPDATE gid_meta SET value = 2 WHERE name = 'format'", fmt.Sprintf("db%d", databases)); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.tables(t.Context(), true); err == nil || !strings.Contains(err.Error(), "format 2") {
 		t.Errorf("%v", err)
+	}
+}
+
+// In every table a row is made where there is none, and replaced by who names its revision, or says
+// that any will do.
+func TestRowsAreReplacedByWhoNamesTheirRevision(t *testing.T) {
+	d := open(t, database(t, cluster(t)))
+	a, err := d.Attach(t.Context(), "one", keyed(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := leasetest.Lease(1, t0)
+	seq := int64(0)
+	for table := shared.Keys; table <= shared.Accounts; table++ {
+		row := shared.Row{Key: shared.Key{Table: table, ID: shared.HistoryKey(&l).ID}, Value: lease.AppendRecord(nil, &l)}
+		for i, step := range []struct {
+			rev, was int64
+			conflict bool
+		}{{10, 5, true}, {10, 0, false}, {11, 0, true}, {11, 9, true}, {11, 10, false}, {12, shared.Any, false}, {13, 11, true}} {
+			row.Rev, row.Was = step.rev, step.was
+			seq++
+			err := d.Commit(t.Context(), &shared.Commit{Server: a.Server, Seq: seq, Prev: seq - 1, Rows: []shared.Row{row}})
+			if step.conflict && !errors.Is(err, shared.ErrConflict) || !step.conflict && err != nil {
+				t.Errorf("%s, step %d: %v; want a conflict: %t", tables[table], i, err, step.conflict)
+			}
+		}
+		if rows, err := d.Get(t.Context(), []shared.Key{row.Key}); err != nil || rows[0].Rev != 12 {
+			t.Errorf("%s: %+v, %v; want revision 12", tables[table], rows, err)
+		}
 	}
 }
 
