@@ -16,8 +16,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// statements has every statement that a database is sent, in order, each behind an empty line. What
-// cannot run here reads it: package cockroach has CockroachDB's parser do so.
+// statements has every statement that a database is sent, in alphabetical order, an empty line between
+// two. Package cockroach has CockroachDB's parser read it, since the database itself does not run here.
 const statements = "testdata/statements.sql"
 
 var update = flag.Bool("update", false, "write "+statements)
@@ -62,7 +62,10 @@ func (s *said) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) 
 // compare holds what was said against the file, which must have no more if all tests ran.
 func (s *said) compare(all bool) error {
 	is := slices.Sorted(maps.Keys(s.all))
-	if *update {
+	switch {
+	case *update && !all:
+		return fmt.Errorf("%s is of all tests: -update goes without -run and -skip", statements)
+	case *update:
 		return os.WriteFile(statements, []byte(strings.Join(is, ";\n\n")+";\n"), 0o644)
 	}
 	b, err := os.ReadFile(statements)
