@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -155,7 +156,8 @@ func Exists(dir string) (bool, error) {
 // Replay calls f with the operations of each frame of a log that nobody writes, in their order,
 // and returns how many frames there were. Those that were being written when the process or the
 // machine stopped do not count; nobody was told that they were durable. It returns [ErrDamaged]
-// if one is missing of which somebody may have been.
+// if one is missing of which somebody may have been. In memory is a frame at a time; what f is given is its own during
+// the call only.
 func Replay(dir string, f func(operations []byte) error) (frames int, err error) {
 	files, err := list(dir)
 	if err != nil {
@@ -166,11 +168,7 @@ func Replay(dir string, f func(operations []byte) error) (frames int, err error)
 		if i > 0 && (!ended || first != next) {
 			return 0, fmt.Errorf("%s: %w: frames %d to %d are missing", dir, ErrDamaged, next, first-1)
 		}
-		b, err := os.ReadFile(filepath.Join(dir, nameOf(first)))
-		if err != nil {
-			return 0, err
-		}
-		n, end, err := replay(b, first, i == len(files)-1, f)
+		n, end, err := replayFile(filepath.Join(dir, nameOf(first)), first, i == len(files)-1, f)
 		if err != nil {
 			return 0, fmt.Errorf("%s: %w", filepath.Join(dir, nameOf(first)), err)
 		}
@@ -183,50 +181,121 @@ func Replay(dir string, f func(operations []byte) error) (frames int, err error)
 	return frames, nil
 }
 
+func replayFile(path string, first uint64, last bool, f func(operations []byte) error) (frames int, end bool, err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return 0, false, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return 0, false, err
+	}
+	return replay(&window{in: file, left: info.Size(), ahead: maxPending}, first, last, f)
+}
+
 // replay replays one file's contents, and reports how many frames with operations it has, and
 // whether it ends so that another may follow.
-func replay(b []byte, first uint64, last bool, f func(operations []byte) error) (frames int, end bool, err error) {
-	if begin := b[:min(len(b), startLen)]; last && len(bytes.Trim(begin, "\x00")) == 0 {
+func replay(w *window, first uint64, last bool, f func(operations []byte) error) (frames int, end bool, err error) {
+	if err := w.fill(startLen); err != nil {
+		return 0, false, err
+	}
+	if begin := w.b[:min(len(w.b), startLen)]; last && len(bytes.Trim(begin, "\x00")) == 0 {
 		return 0, false, nil // it was being made
 	}
-	if len(b) < startLen {
+	if len(w.b) < startLen {
 		return 0, false, fmt.Errorf("%w: its beginning", ErrDamaged)
 	}
-	begin, salt := start([8]byte(b[len(magic):]))
-	if !bytes.HasPrefix(b, begin) {
+	begin, salt := start([8]byte(w.b[len(magic):]))
+	if !bytes.HasPrefix(w.b, begin) {
 		return 0, false, fmt.Errorf("%w: its beginning", ErrDamaged)
 	}
-	b = b[startLen:]
+	w.pass(startLen)
 	for next := first; ; next++ {
-		operations, ok := parse(b, salt, next)
-		switch {
-		case !ok && later(b, salt, next):
-			return 0, false, fmt.Errorf("%w: frame %d", ErrDamaged, next)
-		case !ok:
+		if err := w.fillFrame(salt); err != nil {
+			return 0, false, err
+		}
+		operations, ok := parse(w.b, salt, next)
+		if !ok {
+			switch damaged, err := later(w, salt, next); {
+			case err != nil:
+				return 0, false, err
+			case damaged:
+				return 0, false, fmt.Errorf("%w: frame %d", ErrDamaged, next)
+			}
 			return frames, false, nil
-		case len(operations) == 0:
+		}
+		if len(operations) == 0 {
 			return frames, true, nil
 		}
 		if err := f(operations); err != nil {
 			return 0, false, fmt.Errorf("frame %d: %w", next, err)
 		}
 		frames++
-		b = b[headLen+len(operations):]
+		w.pass(headLen + len(operations))
 	}
 }
 
-// later reports whether b has a frame that was written when one with a number was durable.
-func later(b []byte, salt uint32, number uint64) bool {
-	for ; len(b) >= headLen; b = b[1:] {
-		if synced := binary.BigEndian.Uint64(b[20:]); synced < number {
-			continue
+// later reports whether there is a frame from here on that was written when one with a number was durable.
+func later(w *window, salt uint32, number uint64) (bool, error) {
+	for {
+		if err := w.fill(headLen); err != nil || len(w.b) < headLen {
+			return false, err
 		}
-		if _, n, synced, ok := head(b, salt); ok && n > number && synced >= number {
-			return true
+		b := w.b
+		for ; len(b) >= headLen; b = b[1:] {
+			if synced := binary.BigEndian.Uint64(b[20:]); synced < number {
+				continue
+			}
+			if _, n, synced, ok := head(b, salt); ok && n > number && synced >= number {
+				return true, nil
+			}
 		}
+		w.pass(len(w.b) - len(b))
 	}
-	return false
 }
+
+// window is what of a file is in memory while it is replayed, which may be much longer.
+type window struct {
+	in    io.Reader
+	left  int64  // bytes that in has yet
+	ahead int    // how many it reads at once at the least
+	b     []byte // what comes next
+	mem   []byte // what b is in
+}
+
+// fill has n bytes come next, or all that the file has.
+func (w *window) fill(n int) error {
+	if len(w.b) >= n || w.left == 0 {
+		return nil
+	}
+	if n = max(n, w.ahead); cap(w.mem) < n {
+		w.mem = make([]byte, n)
+	}
+	have := copy(w.mem[:cap(w.mem)], w.b)
+	more := w.mem[have : have+int(min(w.left, int64(cap(w.mem)-have)))]
+	if _, err := io.ReadFull(w.in, more); err != nil {
+		return err
+	}
+	w.left -= int64(len(more))
+	w.b = w.mem[:have+len(more)]
+	return nil
+}
+
+// fillFrame has the frame come next of which the head does, or as much as makes sure that there is none.
+func (w *window) fillFrame(salt uint32) error {
+	if err := w.fill(headLen); err != nil {
+		return err
+	}
+	length, _, _, ok := head(w.b, salt)
+	if whole := headLen + int64(length); ok && whole <= int64(len(w.b))+w.left {
+		return w.fill(int(whole))
+	}
+	return nil
+}
+
+// pass goes on after n bytes.
+func (w *window) pass(n int) { w.b = w.b[n:] }
 
 // Clear removes the files of a log that nobody writes, when the database has durably written
 // what is in them.

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -822,6 +823,36 @@ func TestMuchAtOnce(t *testing.T) {
 	}
 }
 
+// A long file is replayed, and looked through for what comes after its last frame, with little of it in memory.
+func TestReplayTakesLittleMemory(t *testing.T) {
+	l, dir := opened(t, Options{})
+	some := AppendSet(nil, []byte("k"), make([]byte, 10<<10))
+	const frames = 1000
+	for range frames {
+		l.Append(some)
+		if err := l.Barrier().Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, nameOf(1))
+	if err := os.Truncate(path, 4*size(t, path)); err != nil { // as a file is that was prepared
+		t.Fatal(err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	n, err := Replay(dir, func([]byte) error { return nil })
+	runtime.ReadMemStats(&after)
+	if n != frames || err != nil {
+		t.Fatalf("%d frames, %v", n, err)
+	}
+	if took := after.TotalAlloc - before.TotalAlloc; took > 2*maxPending {
+		t.Errorf("to replay %d bytes took %d of memory", size(t, path), took)
+	}
+}
+
 // Whatever is in a file, it is replayed up to where it makes no sense, or refused.
 func FuzzReplay(f *testing.F) {
 	l, dir := opened(f, Options{Rand: strings.NewReader("8 secret")})
@@ -837,14 +868,28 @@ func FuzzReplay(f *testing.F) {
 	f.Add(whole)
 	f.Add(whole[:len(whole)-1])
 	f.Add([]byte(magic))
+	damaged := bytes.Clone(whole) // of which the second frame tells
+	damaged[startLen+headLen] ^= 1
+	f.Add(damaged)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		n := 0
-		frames, _, err := replay(b, 1, true, func(operations []byte) error {
-			n++
-			return Operations(operations, func([]byte, []byte, bool) error { return nil })
-		})
+		n, all := 0, []byte(nil)
+		in := func(ahead int) (int, bool, error) {
+			n, all = 0, nil
+			return replay(&window{in: bytes.NewReader(b), left: int64(len(b)), ahead: ahead}, 1, true, func(operations []byte) error {
+				n++
+				all = append(all, operations...)
+				return Operations(operations, func([]byte, []byte, bool) error { return nil })
+			})
+		}
+		frames, end, err := in(len(b))
 		if err == nil && frames != n {
 			t.Errorf("%d frames, and f was called %d times", frames, n)
+		}
+		whole := all
+		for _, ahead := range []int{0, headLen + 1} {
+			if f, e, err2 := in(ahead); f != frames || e != end || fmt.Sprint(err2) != fmt.Sprint(err) || !bytes.Equal(all, whole) {
+				t.Errorf("%d bytes at a time: %d frames, an end: %v, %v; all at once: %d, %v, %v", ahead, f, e, err2, frames, end, err)
+			}
 		}
 	})
 }
