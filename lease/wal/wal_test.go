@@ -869,7 +869,7 @@ func FuzzReplay(f *testing.F) {
 	f.Add(whole[:len(whole)-1])
 	f.Add([]byte(magic))
 	damaged := bytes.Clone(whole) // of which the second frame tells
-	damaged[startLen+headLen] ^= 1
+	damaged[startLen] ^= 1
 	f.Add(damaged)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		n, all := 0, []byte(nil)
