@@ -156,8 +156,8 @@ func Exists(dir string) (bool, error) {
 // Replay calls f with the operations of each frame of a log that nobody writes, in their order,
 // and returns how many frames there were. Those that were being written when the process or the
 // machine stopped do not count; nobody was told that they were durable. It returns [ErrDamaged]
-// if one is missing of which somebody may have been. In memory is a frame at a time; what f is given is its own during
-// the call only.
+// if one is missing of which somebody may have been. In memory is a frame, or a megabyte, at a time; what f is given is its own
+// during the call only.
 func Replay(dir string, f func(operations []byte) error) (frames int, err error) {
 	files, err := list(dir)
 	if err != nil {
