@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -191,33 +192,40 @@ func replayFile(path string, first uint64, last bool, f func(operations []byte) 
 	if err != nil {
 		return 0, false, err
 	}
-	return replay(&window{in: file, left: info.Size(), ahead: maxPending}, first, last, f)
+	return replay(io.NewSectionReader(file, 0, info.Size()), maxPending, first, last, f)
 }
 
-// replay replays one file's contents, and reports how many frames with operations it has, and
-// whether it ends so that another may follow.
-func replay(w *window, first uint64, last bool, f func(operations []byte) error) (frames int, end bool, err error) {
-	if err := w.fill(startLen); err != nil {
+// replay replays one file's contents, of which it reads so many bytes ahead, headLen at the least. It
+// reports how many frames with operations it has, and whether it ends so that another may follow.
+func replay(file *io.SectionReader, ahead int, first uint64, last bool, f func(operations []byte) error) (frames int, end bool, err error) {
+	in := bufio.NewReaderSize(file, ahead)
+	begin, err := peek(in, startLen)
+	if err != nil {
 		return 0, false, err
 	}
-	if begin := w.b[:min(len(w.b), startLen)]; last && len(bytes.Trim(begin, "\x00")) == 0 {
+	if last && len(bytes.Trim(begin, "\x00")) == 0 {
 		return 0, false, nil // it was being made
 	}
-	if len(w.b) < startLen {
+	if len(begin) < startLen {
 		return 0, false, fmt.Errorf("%w: its beginning", ErrDamaged)
 	}
-	begin, salt := start([8]byte(w.b[len(magic):]))
-	if !bytes.HasPrefix(w.b, begin) {
+	want, salt := start([8]byte(begin[len(magic):]))
+	if !bytes.Equal(begin, want) {
 		return 0, false, fmt.Errorf("%w: its beginning", ErrDamaged)
 	}
-	w.pass(startLen)
+	if _, err := in.Discard(startLen); err != nil {
+		return 0, false, err
+	}
+	at := int64(startLen)
+	var frame []byte
 	for next := first; ; next++ {
-		if err := w.fillFrame(salt); err != nil {
+		if frame, err = readFrame(in, frame, file.Size()-at, salt); err != nil {
 			return 0, false, err
 		}
-		operations, ok := parse(w.b, salt, next)
+		operations, ok := parse(frame, salt, next)
 		if !ok {
-			switch damaged, err := later(w, salt, next); {
+			in.Reset(io.NewSectionReader(file, at, file.Size()-at))
+			switch damaged, err := later(in, salt, next); {
 			case err != nil:
 				return 0, false, err
 			case damaged:
@@ -232,17 +240,35 @@ func replay(w *window, first uint64, last bool, f func(operations []byte) error)
 			return 0, false, fmt.Errorf("frame %d: %w", next, err)
 		}
 		frames++
-		w.pass(headLen + len(operations))
+		at += int64(len(frame))
 	}
 }
 
-// later reports whether there is a frame from here on that was written when one with a number was durable.
-func later(w *window, salt uint32, number uint64) (bool, error) {
+// readFrame reads the frame that comes next into mem, which grows as it must, and returns it; nothing if there is
+// no head, or one of more than the file has left.
+func readFrame(in *bufio.Reader, mem []byte, left int64, salt uint32) ([]byte, error) {
+	b, err := peek(in, headLen)
+	if err != nil {
+		return nil, err
+	}
+	length, _, _, ok := head(b, salt)
+	if !ok || headLen+int64(length) > left {
+		return nil, nil
+	}
+	whole := headLen + int(length)
+	frame := slices.Grow(mem[:0], whole)[:whole]
+	_, err = io.ReadFull(in, frame)
+	return frame, err
+}
+
+// later reports whether a frame comes that was written when one with a number was durable.
+func later(in *bufio.Reader, salt uint32, number uint64) (bool, error) {
 	for {
-		if err := w.fill(headLen); err != nil || len(w.b) < headLen {
+		b, err := peek(in, in.Size())
+		if err != nil || len(b) < headLen {
 			return false, err
 		}
-		b := w.b
+		some := b
 		for ; len(b) >= headLen; b = b[1:] {
 			if synced := binary.BigEndian.Uint64(b[20:]); synced < number {
 				continue
@@ -251,51 +277,20 @@ func later(w *window, salt uint32, number uint64) (bool, error) {
 				return true, nil
 			}
 		}
-		w.pass(len(w.b) - len(b))
+		if _, err := in.Discard(len(some) - len(b)); err != nil {
+			return false, err
+		}
 	}
 }
 
-// window is what of a file is in memory while it is replayed, which may be much longer.
-type window struct {
-	in    io.Reader
-	left  int64  // bytes that in has yet
-	ahead int    // how many it reads at once at the least
-	b     []byte // what comes next
-	mem   []byte // what b is in
+// peek returns the next n bytes, or all that there are.
+func peek(in *bufio.Reader, n int) ([]byte, error) {
+	b, err := in.Peek(n)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return b, err
 }
-
-// fill has n bytes come next, or all that the file has.
-func (w *window) fill(n int) error {
-	if len(w.b) >= n || w.left == 0 {
-		return nil
-	}
-	if n = max(n, w.ahead); cap(w.mem) < n {
-		w.mem = make([]byte, n)
-	}
-	have := copy(w.mem[:cap(w.mem)], w.b)
-	more := w.mem[have : have+int(min(w.left, int64(cap(w.mem)-have)))]
-	if _, err := io.ReadFull(w.in, more); err != nil {
-		return err
-	}
-	w.left -= int64(len(more))
-	w.b = w.mem[:have+len(more)]
-	return nil
-}
-
-// fillFrame has the frame come next of which the head does, or as much as makes sure that there is none.
-func (w *window) fillFrame(salt uint32) error {
-	if err := w.fill(headLen); err != nil {
-		return err
-	}
-	length, _, _, ok := head(w.b, salt)
-	if whole := headLen + int64(length); ok && whole <= int64(len(w.b))+w.left {
-		return w.fill(int(whole))
-	}
-	return nil
-}
-
-// pass goes on after n bytes.
-func (w *window) pass(n int) { w.b = w.b[n:] }
 
 // Clear removes the files of a log that nobody writes, when the database has durably written
 // what is in them.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -258,6 +259,13 @@ func TestDamageIsTold(t *testing.T) {
 			case !errors.Is(err, ErrDamaged):
 				t.Errorf("file %d with byte %d changed replays as %q, %v", first, i, all, err)
 			}
+		}
+		without := slices.Delete(slices.Clone(whole), startLen, startLen+headLen+len(record(0)))
+		if err := os.WriteFile(path, without, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if all, _, err := replayed(dir); !errors.Is(err, ErrDamaged) {
+			t.Errorf("file %d without its first frame replays as %q, %v", first, all, err)
 		}
 		if err := os.WriteFile(path, whole, 0o600); err != nil {
 			t.Fatal(err)
@@ -875,18 +883,18 @@ func FuzzReplay(f *testing.F) {
 		n, all := 0, []byte(nil)
 		in := func(ahead int) (int, bool, error) {
 			n, all = 0, nil
-			return replay(&window{in: bytes.NewReader(b), left: int64(len(b)), ahead: ahead}, 1, true, func(operations []byte) error {
+			return replay(io.NewSectionReader(bytes.NewReader(b), 0, int64(len(b))), ahead, 1, true, func(operations []byte) error {
 				n++
 				all = append(all, operations...)
 				return Operations(operations, func([]byte, []byte, bool) error { return nil })
 			})
 		}
-		frames, end, err := in(len(b))
+		frames, end, err := in(max(len(b), headLen))
 		if err == nil && frames != n {
 			t.Errorf("%d frames, and f was called %d times", frames, n)
 		}
 		whole := all
-		for _, ahead := range []int{0, headLen + 1} {
+		for _, ahead := range []int{headLen, headLen + 1} {
 			if f, e, err2 := in(ahead); f != frames || e != end || fmt.Sprint(err2) != fmt.Sprint(err) || !bytes.Equal(all, whole) {
 				t.Errorf("%d bytes at a time: %d frames, an end: %v, %v; all at once: %d, %v, %v", ahead, f, e, err2, frames, end, err)
 			}
