@@ -162,6 +162,28 @@ func TestExcludedPrefixes(t *testing.T) {
 	}
 }
 
+// Lengths that no prefix has are an error, also those that a byte would make small ones of.
+func TestLengthsOfPools(t *testing.T) {
+	for in, good := range map[string]bool{
+		`"prefix-len": 56, "delegated-len": 64`:  true,
+		`"prefix-len": 56, "delegated-len": 129`: false,
+		`"prefix-len": 56, "delegated-len": 320`: false,
+		`"prefix-len": 129, "delegated-len": 64`: false,
+		`"prefix-len": 312, "delegated-len": 64`: false,
+		`"prefix-len": -1, "delegated-len": 64`:  false,
+		`"prefix-len": 56, "delegated-len": -1`:  false,
+	} {
+		made, _, err := Convert([]byte(`{"Dhcp6": {"subnet6": [{"subnet": "2001:db8::/64", "relay": {"ip-address": "2001:db8::1"},
+			"pd-pools": [{"prefix": "2001:db8:8::", `+in+`}]}]}}`), Settings{})
+		if good && (err != nil || !strings.Contains(made, "2001:db8:8::/56")) {
+			t.Errorf("%s: %v\n%s", in, err, made)
+		}
+		if !good && (err == nil || !strings.Contains(err.Error(), "pd-pools: [0]")) {
+			t.Errorf("%s: %v, want an error that names the pool", in, err)
+		}
+	}
+}
+
 func TestDUIDs(t *testing.T) {
 	for in, want := range map[string]string{
 		`{"type": "LL", "identifier": "02:00:00:00:00:07"}`:                     "00030001020000000007",
