@@ -8,7 +8,7 @@ GO ?= go
 FUZZTIME ?= 30s
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 
-.PHONY: help build deps demo test unit e2e fabric fabric-tools fabric-up fabric-down bench bench-dhcp bench-deps lint fuzz generate vectors clean
+.PHONY: help build deps demo test unit e2e fabric fabric-tools fabric-up fabric-down bench bench-tables bench-dhcp bench-leases bench-servers bench-deps lint fuzz generate vectors clean
 
 help:
 	@echo "make build    build the programs into bin/"
@@ -19,7 +19,10 @@ help:
 	@echo "make fabric   run the tests against Hyperledger Fabric, which it builds and starts"
 	@echo "make fabric-up, fabric-down   a small Fabric network, to try things out"
 	@echo "make bench    run the benchmarks, which print ratios (root)"
-	@echo "make bench-dhcp   gidserver beside Kea, ISC dhcpd and a UDP echo; writes docs/benchmarks.md (root)"
+	@echo "make bench-tables   write the tables and plots in docs/benchmarks.md anew (root), which are of"
+	@echo "   make bench-dhcp      gidserver beside Kea, ISC dhcpd and a UDP echo"
+	@echo "   make bench-leases    ten thousand leases to ten million"
+	@echo "   make bench-servers   two servers on one PostgreSQL"
 	@echo "make lint     gofmt, go vet, staticcheck, govulncheck"
 	@echo "make fuzz     run each fuzz target for FUZZTIME ($(FUZZTIME))"
 	@echo "make generate compile the XDP program anew (clang, libbpf-dev)"
@@ -79,9 +82,23 @@ lint:
 bench-deps:
 	@scripts/deps.sh bench
 
-# The table and the plot in docs/benchmarks.md.
+# Each writes its tables and its plot into docs/benchmarks.md. One after the other, also with make -j: each takes
+# the whole machine.
+bench-tables:
+	$(MAKE) bench-dhcp
+	$(MAKE) bench-leases
+	$(MAKE) bench-servers
+
+bench-dhcp bench-leases bench-servers: export GID_BENCH_TABLE = $(CURDIR)/docs/benchmarks.md
+
 bench-dhcp: bench-deps build
-	GID_BENCH_TABLE=$(CURDIR)/docs/benchmarks.md $(GO) test -count=1 -timeout 25m -run "^$$" -bench FourMessage -benchtime 1x -tags e2e ./test/bench
+	$(GO) test -count=1 -timeout 25m -run "^$$" -bench FourMessage -benchtime 1x -tags e2e ./test/bench
+
+bench-leases:
+	GID_BENCH_LEASES=10000000 $(GO) test -count=1 -timeout 60m -run "^$$" -bench ManyLeases -benchtime 2x ./dhcpv6
+
+bench-servers: bench-deps build
+	$(GO) test -count=1 -timeout 25m -run "^$$" -bench ServersOnOne -benchtime 1x -tags e2e ./test/bench
 
 bench: bench-deps build fabric-tools
 	$(GO) test -run '^$$' -bench . -benchtime 2s ./idcodec ./dhcpv6 ./sava

@@ -25,48 +25,56 @@ import (
 	"brightgid/dhcpv6/udpbatch"
 	"brightgid/eidauth"
 	"brightgid/idcodec"
+	"brightgid/internal/benchdoc"
 	"brightgid/lease"
 	"brightgid/lease/index"
 	"brightgid/lease/pebblestore"
 )
 
-// BenchmarkManyLeases renews random leases among few and among many, by turns and durably, through
-// the handler alone and through the server over loopback, and prints how the rates compare. It also
-// prints how much memory a lease of many takes, how soon after it is started the first is renewed and
-// how soon all are in memory, how long it takes to read an address's history, how the rate is while
-// leases of a forgotten epoch are removed, what a renewal takes of processors, and what part of the
-// time 5,600 renewals a second take, which is what 10 million clients ask for that renew every half
-// hour. GID_BENCH_LEASES says how many are many; a million if it is not set. All rates are means, for
-// some of what many cost comes once in millions of renewals.
+// BenchmarkManyLeases renews random leases among ten thousand, among ten times as many, and so on up to
+// many, by turns and durably, through the handler alone and through the server over loopback, and prints
+// how the rates compare. It also prints how much memory a lease of many takes, how soon after it is
+// started the first is renewed and how soon all are in memory, how long it takes to read an address's
+// history, how the rate is while leases of a forgotten epoch are removed, what a renewal takes of
+// processors, and what part of the time 5,600 renewals a second take, which is what 10 million clients
+// ask for that renew every half hour. GID_BENCH_LEASES says how many are many; a million if it is not
+// set. All rates are means, for some of what many cost comes once in millions of renewals.
 func BenchmarkManyLeases(b *testing.B) {
 	many := 1_000_000
 	if s := os.Getenv("GID_BENCH_LEASES"); s != "" {
 		var err error
-		if many, err = strconv.Atoi(s); err != nil {
-			b.Fatal(err)
+		if many, err = strconv.Atoi(s); err != nil || many <= fewLeases {
+			b.Fatalf("GID_BENCH_LEASES is %q, want a number above %d", s, fewLeases)
 		}
 	}
 	b.Run(fmt.Sprint(many), func(b *testing.B) {
-		few, m := newManyLab(b, 10_000), newManyLab(b, many)
-		few.load()
-		m.load()
-		// As many as there are leases, and some times as many as Pebble is given at once, so that what
-		// it does beside is part of it.
-		renewals := max(2_000_000, many)
-		few.msgs, m.msgs = few.renewals(renewals), m.renewals(renewals)
-		labs := []*manyLab{few, m}
+		var labs []*manyLab
+		for n := fewLeases; n < many; n *= 10 {
+			labs = append(labs, newManyLab(b, n))
+		}
+		labs = append(labs, newManyLab(b, many))
+		few, m := labs[0], labs[len(labs)-1]
 		for _, l := range labs {
+			l.load()
+		}
+		for _, l := range labs {
+			l.msgs = l.renewals(max(someRenewals, l.n))
 			l.handle(l.msgs.part(0, 50_000))
 			l.settle()
 		}
 		b.ResetTimer()
 		for b.Loop() {
 			for _, l := range labs {
-				l.measure()
+				// As many as many have, and some times as many as Pebble is given at once, so that what it
+				// does beside is part of it.
+				l.measure(max(someRenewals, many))
 			}
 		}
 		b.StopTimer()
-		pruned, beside := m.prune(m.msgs.part(0, 2_000_000))
+		pruned, beside := m.prune(m.msgs.part(0, someRenewals))
+		for _, l := range labs {
+			l.history = l.lookups(l.msgs.part(0, 20_000))
+		}
 		b.ReportMetric(m.rate(), "renewals/s")
 		b.ReportMetric(few.rate(), "renewals/s-at-10000")
 		b.ReportMetric(m.rate()/few.rate(), "rate÷at-10000")
@@ -78,34 +86,99 @@ func BenchmarkManyLeases(b *testing.B) {
 		b.ReportMetric(5600/m.rate()*100, "%-of-the-time")
 		b.ReportMetric(beside/m.rate(), "rate-beside-pruning÷alone")
 		b.ReportMetric(pruned, "pruned/s")
-		b.ReportMetric(m.lookups(m.msgs.part(0, 20_000)).Seconds()*1e6, "µs/history")
-		b.ReportMetric(few.lookups(few.msgs.part(0, 20_000)).Seconds()*1e6, "µs/history-at-10000")
+		b.ReportMetric(microseconds(m.history), "µs/history")
+		b.ReportMetric(microseconds(few.history), "µs/history-at-10000")
 		b.ReportMetric(m.ready.Seconds(), "s-to-ready")
 		b.ReportMetric(m.loaded.Seconds(), "s-to-all-in-memory")
 		b.ReportMetric(m.held/float64(many), "bytes/lease")
+		if err := writeMany(labs, beside/m.rate()); err != nil {
+			b.Error(err)
+		}
 		for _, l := range labs {
 			l.close()
 		}
 	})
 }
 
-// measure renews leases, through the handler and through the server, and after each has Pebble do
+const (
+	fewLeases    = 10_000
+	someRenewals = 2_000_000
+)
+
+// writeMany writes what came of labs, the first of which has few leases, into docs/benchmarks.md, and a
+// plot of their rates, if asked to.
+func writeMany(labs []*manyLab, beside float64) error {
+	few := labs[0]
+	head := []string{""}
+	for _, l := range labs {
+		head = append(head, fmt.Sprintf("%d leases", l.n))
+	}
+	table := benchdoc.NewTable(head...)
+	row := func(what, format string, of func(l *manyLab) float64) {
+		cells := []string{what}
+		for _, l := range labs {
+			cells = append(cells, fmt.Sprintf(format, of(l)))
+		}
+		table.Row(cells...)
+	}
+	rounds := func(what string, of func(l *manyLab) []float64) {
+		cells := []string{what}
+		for _, l := range labs {
+			var each []string
+			for i, rate := range of(l) {
+				each = append(each, fmt.Sprintf("%.2f", rate/of(few)[i]))
+			}
+			cells = append(cells, strings.Join(each, ", "))
+		}
+		table.Row(cells...)
+	}
+	row("renewals a second, server", "%.0f", (*manyLab).servedRate)
+	row(fmt.Sprintf("the same, ÷ that at %d", few.n), "%.2f", func(l *manyLab) float64 { return l.servedRate() / few.servedRate() })
+	rounds("in each round", func(l *manyLab) []float64 { return l.servedRates })
+	row("renewals a second, handler", "%.0f", (*manyLab).rate)
+	row(fmt.Sprintf("the same, ÷ that at %d", few.n), "%.2f", func(l *manyLab) float64 { return l.rate() / few.rate() })
+	rounds("in each round", func(l *manyLab) []float64 { return l.rates })
+	row("processor time of each in the handler, all that is done beside it included, µs", "%.1f", (*manyLab).used)
+	row("memory, what Pebble has there included, MB", "%.0f", func(l *manyLab) float64 { return l.held / 1e6 })
+	row("from the start until the first is renewed, s", "%.3f", func(l *manyLab) float64 { return l.ready.Seconds() })
+	row("until all are in memory, with nothing else to do, s", "%.1f", func(l *manyLab) float64 { return l.loaded.Seconds() })
+	row("reading an address's history, µs", "%.0f", func(l *manyLab) float64 { return microseconds(l.history) })
+	var sizes []int
+	served, handled := benchdoc.Line{Name: "server"}, benchdoc.Line{Name: "handler"}
+	for _, l := range labs {
+		sizes = append(sizes, l.n)
+		served.Values, handled.Values = append(served.Values, l.servedRate()), append(handled.Values, l.rate())
+	}
+	m := labs[len(labs)-1]
+	said := fmt.Sprintf("Each of %d leases takes %.0f bytes of memory. While old ones were removed, renewals among them were %.2f times as many a second as without. "+
+		"5,600 a second, as many as 10 million clients ask for that renew every half hour, take %.1f %% of the handler's time, and %.1f %% of a processor with all that is done beside them.\n",
+		m.n, m.held/float64(m.n), beside, 5600/m.rate()*100, 5600*m.used()/1e4)
+	plot, err := benchdoc.Lines("bench-leases", "Renewals a second", "leases", sizes, handled, served)
+	if err != nil {
+		return err
+	}
+	return benchdoc.Write("bench-leases", table.String()+"\n"+said+"\n"+plot)
+}
+
+// measure renews so many leases, through the handler and through the server, and after each has Pebble do
 // what is left to it, so that its processor time counts and the next turn is its own.
-func (m *manyLab) measure() {
+func (m *manyLab) measure(n int) {
+	msgs := again{m.msgs, n}
 	used, began := m.processor(), time.Now()
-	m.handle(m.msgs)
+	m.handle(msgs)
 	handled := time.Since(began)
 	m.settle()
 	used = m.processor() - used
-	served := m.serve(m.msgs, inFlight*batchSize)
+	served := m.serve(msgs, inFlight*batchSize)
 	m.settle()
-	n := m.msgs.len()
 	m.b.Logf("%d leases: %.0f renewals a second, %.0f through the server; %.1f µs of processors each", m.n, perSecond(n, handled), perSecond(n, served), perEach(n, used))
+	m.rates, m.servedRates = append(m.rates, perSecond(n, handled)), append(m.servedRates, perSecond(n, served))
 	m.done, m.handled, m.served, m.took = m.done+n, m.handled+handled, m.served+served, m.took+used
 }
 
 func perSecond(n int, d time.Duration) float64 { return float64(n) / d.Seconds() }
-func perEach(n int, d time.Duration) float64   { return float64(d.Nanoseconds()) / 1000 / float64(n) } // µs
+func perEach(n int, d time.Duration) float64   { return microseconds(d) / float64(n) }
+func microseconds(d time.Duration) float64     { return float64(d.Nanoseconds()) / 1000 }
 
 // settle returns when Pebble has been given all leases and has nothing to do any more.
 func (m *manyLab) settle() {
@@ -182,7 +255,9 @@ type manyLab struct {
 
 	msgs                  manyMessages
 	ready, loaded         time.Duration
-	held                  float64       // bytes
+	held                  float64   // bytes
+	rates, servedRates    []float64 // a second, in each round
+	history               time.Duration
 	done                  int           // renewals, as many through the server
 	handled, served, took time.Duration // the last of processors
 }
@@ -307,6 +382,15 @@ type manyMessages struct {
 func (x manyMessages) len() int                   { return len(x.all) / x.each }
 func (x manyMessages) part(i, j int) manyMessages { x.all = x.all[i*x.each : j*x.each]; return x }
 func (x manyMessages) at(i int) []byte            { return x.all[i*x.each:][:x.each:x.each] }
+
+// again are so many messages, the same ones again and again.
+type again struct {
+	manyMessages
+	n int
+}
+
+func (x again) len() int        { return x.n }
+func (x again) at(i int) []byte { return x.manyMessages.at(i % x.manyMessages.len()) }
 
 // renewals are n messages of random clients.
 func (m *manyLab) renewals(n int) (msgs manyMessages) {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -22,6 +23,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"brightgid/internal/benchdoc"
 	"brightgid/internal/netlab"
 )
 
@@ -143,8 +145,7 @@ const (
 // what they have; or known while nothing is granted without being written. An exchange is two
 // datagrams each way, so that messages/echoes compares like with like; the project's goals are 0.75
 // of that, 2.4 of Kea's rate, and 2 ms for 99 of 100 exchanges at half of the rate.
-// GID_BENCH_TABLE names a file for a table and a plot beside it; with GID_BENCH_ALONE set there
-// are no other servers.
+// With GID_BENCH_ALONE set there are no other servers.
 func BenchmarkFourMessageExchange(b *testing.B) {
 	const rounds, clients = 3, 20000
 	lab, err := netlab.New()
@@ -397,9 +398,7 @@ func BenchmarkFourMessageExchange(b *testing.B) {
 	b.ReportMetric(median(gid.writtenSingly.ratio), "written-messages/echoes-singly")
 	b.ReportMetric(median(fewJoined.rate), "joined-echoes/s")
 	b.ReportMetric(median(manyJoined.rate), fmt.Sprintf("joined-echoes/s-%d-open", manyOpen))
-	if path := os.Getenv("GID_BENCH_TABLE"); path != "" {
-		must(writeTable(path, servers, &few, &many, &fewJoined, &manyJoined, &disk, &diskWaits, median(lateKnown), median(lateWritten), median(lost), median(lostBeside), median(together)))
-	}
+	must(writeTable(servers, &few, &many, &fewJoined, &manyJoined, &disk, &diskWaits, median(lateKnown), median(lateWritten), median(lost), median(lostBeside), median(together)))
 }
 
 // rival is a server that is measured.
@@ -477,19 +476,43 @@ const haltPoll = "/sys/module/haltpoll/parameters/guest_halt_poll_ns"
 
 // pollingBeforeHalt calls f while that is Linux's default, 200 µs, which some machines turn off. It does nothing where the
 // governor is another or the setting may not be changed.
-func pollingBeforeHalt(f func()) (err error) {
+func pollingBeforeHalt(f func()) error {
 	governor, err := os.ReadFile("/sys/devices/system/cpu/cpuidle/current_governor")
 	if err != nil || strings.TrimSpace(string(governor)) != "haltpoll" {
 		return nil
 	}
-	before, err := os.ReadFile(haltPoll)
+	return withSetting(haltPoll, "200000", f)
+}
+
+// withSetting calls f while the kernel has another value for a setting, and has it be what it was afterwards, also where
+// the process is told to end meanwhile. It does nothing where the setting may not be changed, as in a container.
+func withSetting(path, value string, f func()) (err error) {
+	before, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	if os.WriteFile(haltPoll, []byte("200000"), 0) != nil {
-		return nil // in a container, perhaps
+	told, over := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(told, os.Interrupt, unix.SIGTERM)
+	defer signal.Stop(told)
+	if os.WriteFile(path, []byte(value), 0) != nil {
+		return nil
 	}
-	defer func() { err = errors.Join(err, os.WriteFile(haltPoll, before, 0)) }()
+	restore := func() error { return os.WriteFile(path, before, 0) }
+	go func() {
+		select {
+		case s := <-told:
+			if err := restore(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			}
+			signal.Reset(s)
+			_ = unix.Kill(os.Getpid(), s.(unix.Signal)) // as if it had not waited
+		case <-over:
+		}
+	}()
+	defer func() {
+		close(over)
+		err = errors.Join(err, restore())
+	}()
 	f()
 	return nil
 }
@@ -647,51 +670,35 @@ func rivals(b *testing.B, isp *netlab.ISP, pin []string) (out []*rival) {
 	}
 }
 
-// writeTable writes what was measured into a Markdown file, between two marks, and a plot of it
-// beside the file.
-func writeTable(path string, servers []*rival, few, many, fewJoined, manyJoined, disk, diskWaits *measured, lateKnown, lateWritten, lost, beside, together float64) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	const begin, end = "<!-- bench-dhcp: make bench-dhcp writes this -->\n", "<!-- /bench-dhcp -->"
-	head, rest, ok1 := strings.Cut(string(text), begin)
-	_, tail, ok2 := strings.Cut(rest, end)
-	if !ok1 || !ok2 {
-		return fmt.Errorf("%s: no marks %q and %q", path, begin, end)
-	}
-	var t strings.Builder
-	row := func(cells ...string) { fmt.Fprintf(&t, "| %s |\n", strings.Join(cells, " | ")) }
-	row("Exchanges a second", "new clients", "new, sealed ahead", "known clients", fmt.Sprintf("known, %d open", manyOpen), "known, each written", fmt.Sprintf("written, %d open", manyOpen))
-	t.WriteString(strings.Repeat("|---", 7) + "|\n")
+// writeTable writes what was measured into docs/benchmarks.md, and a plot of it, if asked to.
+func writeTable(servers []*rival, few, many, fewJoined, manyJoined, disk, diskWaits *measured, lateKnown, lateWritten, lost, beside, together float64) error {
+	rates := benchdoc.NewTable("Exchanges a second", "new clients", "new, sealed ahead", "known clients", fmt.Sprintf("known, %d open", manyOpen), "known, each written", fmt.Sprintf("written, %d open", manyOpen))
 	names, values := []string{}, []float64{}
 	for _, s := range servers {
 		cells := []string{s.name}
 		for _, m := range []*measured{&s.fresh, s.freshest(), &s.known, &s.knownMany, &s.written, &s.writtenMany} {
 			cells = append(cells, fmt.Sprintf("%.0f", median(m.rate)))
 		}
-		row(cells...)
+		rates.Row(cells...)
 		names = append(names, s.name+", new", s.name+", known", s.name+", written")
 		values = append(values, median(s.fresh.rate), median(s.known.rate), median(s.written.rate))
 	}
 	half := func(s *measured) string { return fmt.Sprintf("%.0f", median(s.rate)/2) }
-	row("echo, two datagrams for an exchange", half(few), half(few), half(few), half(many), half(few), half(many))
-	row("the same, joined by the kernel", half(fewJoined), half(fewJoined), half(fewJoined), half(manyJoined), half(fewJoined), half(manyJoined))
+	rates.Row("echo, two datagrams for an exchange", half(few), half(few), half(few), half(many), half(few), half(many))
+	rates.Row("the same, joined by the kernel", half(fewJoined), half(fewJoined), half(fewJoined), half(manyJoined), half(fewJoined), half(manyJoined))
 	gid := servers[0]
 	to := func(m, e *measured) string { return fmt.Sprintf("%.2f", 2*median(m.rate)/median(e.rate)) }
 	pair := func(m *measured) string { return fmt.Sprintf("%.2f", median(m.ratio)) }
-	row("gidserver ÷ echo", to(&gid.fresh, few), to(&gid.ahead, few), pair(&gid.known), pair(&gid.knownMany), pair(&gid.written), pair(&gid.writtenMany))
-	row("the same, with a relay that sends and takes each datagram by itself", "", "", pair(&gid.knownSingly), pair(&gid.knownManySingly), pair(&gid.writtenSingly), pair(&gid.writtenManySingly))
+	rates.Row("gidserver ÷ echo", to(&gid.fresh, few), to(&gid.ahead, few), pair(&gid.known), pair(&gid.knownMany), pair(&gid.written), pair(&gid.writtenMany))
+	rates.Row("the same, with a relay that sends and takes each datagram by itself", "", "", pair(&gid.knownSingly), pair(&gid.knownManySingly), pair(&gid.writtenSingly), pair(&gid.writtenManySingly))
 	for _, s := range servers[1:] {
 		cells := []string{"gidserver ÷ " + s.name}
 		for _, m := range [][2]*measured{{&gid.fresh, &s.fresh}, {&gid.ahead, &s.fresh}, {&gid.known, &s.known}, {&gid.knownMany, &s.knownMany}, {&gid.written, &s.written}, {&gid.writtenMany, &s.writtenMany}} {
 			cells = append(cells, fmt.Sprintf("%.1f", median(m[0].rate)/median(m[1].rate)))
 		}
-		row(cells...)
+		rates.Row(cells...)
 	}
-	t.WriteString("\n")
-	row("", "CPU of an exchange, µs: new", "new, sealed ahead", "known", "written", "p99 of an exchange, ms: new", "new, sealed ahead", "known", "written")
-	t.WriteString(strings.Repeat("|---", 9) + "|\n")
+	costs := benchdoc.NewTable("", "CPU of an exchange, µs: new", "new, sealed ahead", "known", "written", "p99 of an exchange, ms: new", "new, sealed ahead", "known", "written")
 	for _, s := range servers {
 		cells := []string{s.name}
 		for _, m := range []*measured{&s.fresh, s.freshest(), &s.known, &s.written} {
@@ -700,14 +707,12 @@ func writeTable(path string, servers []*rival, few, many, fewJoined, manyJoined,
 		for _, m := range []*measured{&s.fresh, s.freshest(), &s.known, &s.written} {
 			cells = append(cells, fmt.Sprintf("%.1f", median(m.p99)))
 		}
-		row(cells...)
+		costs.Row(cells...)
 	}
 	one := fmt.Sprintf("%.1f", 2*median(few.cpu))
-	row("echo, two datagrams", one, one, one, one, "", "", "", "")
-	t.WriteString("\n")
-	row("An exchange at half of the rate, ms", "known: delay, p50", "p99", "from when it had to begin, p99", "written: delay, p50", "p99", "from when it had to begin, p99")
-	t.WriteString(strings.Repeat("|---", 7) + "|\n")
-	halves := func(name string, both ...*measured) {
+	costs.Row("echo, two datagrams", one, one, one, one, "", "", "", "")
+	halves := benchdoc.NewTable("An exchange at half of the rate, ms", "known: delay, p50", "p99", "from when it had to begin, p99", "written: delay, p50", "p99", "from when it had to begin, p99")
+	atHalf := func(name string, both ...*measured) {
 		cells := []string{name}
 		for _, m := range both {
 			if m == nil {
@@ -716,48 +721,31 @@ func writeTable(path string, servers []*rival, few, many, fewJoined, manyJoined,
 			}
 			cells = append(cells, fmt.Sprintf("%.2f", median(m.delay50)), fmt.Sprintf("%.2f", median(m.delay99)), fmt.Sprintf("%.2f", median(m.p99)))
 		}
-		row(cells...)
+		halves.Row(cells...)
 	}
-	halves("gidserver", &gid.knownHalf, &gid.writtenHalf)
-	halves("gidserver, the load not resting", nil, &gid.writtenPressed)
+	atHalf("gidserver", &gid.knownHalf, &gid.writtenHalf)
+	atHalf("gidserver, the load not resting", nil, &gid.writtenPressed)
 	if len(gid.writtenPolled.rate) > 0 {
-		halves("gidserver, processors polling before they halt", nil, &gid.writtenPolled)
+		atHalf("gidserver, processors polling before they halt", nil, &gid.writtenPolled)
 	}
-	halves(fmt.Sprintf("gidserver, at half of the goal, %.2f of the echo's rate", goal/2), &gid.knownAsked, &gid.writtenAsked)
+	atHalf(fmt.Sprintf("gidserver, at half of the goal, %.2f of the echo's rate", goal/2), &gid.knownAsked, &gid.writtenAsked)
 	for _, s := range servers[1:] {
-		halves(s.name, &s.knownHalf, &s.writtenHalf)
+		atHalf(s.name, &s.knownHalf, &s.writtenHalf)
 	}
-	row("echo, one datagram", "", "", fmt.Sprintf("%.2f", median(few.p99)), "", "", "")
-	fmt.Fprintf(&t, "\nThe delay at half of the rate, the load not resting, was %.1f times what the disk alone made it in the same round, "+
+	halves.Row("echo, one datagram", "", "", fmt.Sprintf("%.2f", median(few.p99)), "", "", "")
+	said := fmt.Sprintf("The delay at half of the rate, the load not resting, was %.1f times what the disk alone made it in the same round, "+
 		"%.1f ms: who comes at any time waits for the rest of one sync and for the next. "+
 		"In the same run the disk took %.2f ms for a sync, and %.2f in one of a hundred, with nothing else to do; at half of the rate one exchange in a hundred "+
 		"began %.1f ms late or later (%.1f where each is written), for which the load or the machine is to blame; and the servers' processor, with nothing to do but to look at the clock, "+
 		"stood still for a millisecond and more at a time in %.1f ‰ of the time, and in %.1f ‰ while the other had the disk sync one write after another; %.0f %% of the latter ended in the same tenth of each tenth of a second.\n",
 		median(gid.writtenPressed.ratio), median(diskWaits.p99), median(disk.p50), median(disk.p99), lateKnown, lateWritten, lost, beside, 100*together)
 	if len(gid.writtenPolledClosed.rate) > 0 {
-		fmt.Fprintf(&t, "With processors that poll for 0.2 ms before they halt gidserver wrote %.0f exchanges a second with %d open, at %.1f µs.\n",
+		said += fmt.Sprintf("With processors that poll for 0.2 ms before they halt gidserver wrote %.0f exchanges a second with %d open, at %.1f µs.\n",
 			median(gid.writtenPolledClosed.rate), open, median(gid.writtenPolledClosed.cpu))
 	}
-	t.WriteString("\n![Exchanges a second](bench-dhcp.svg)\n")
-	names, values = append(names, "echo"), append(values, median(few.rate)/2)
-	return errors.Join(
-		os.WriteFile(path, []byte(head+begin+t.String()+end+tail), 0o644),
-		os.WriteFile(filepath.Join(filepath.Dir(path), "bench-dhcp.svg"), []byte(bars("Four-message exchanges a second, servers on one CPU", names, values)), 0o644))
-}
-
-// bars is a bar chart as SVG.
-func bars(title string, names []string, values []float64) string {
-	var b strings.Builder
-	const left, width, row = 150, 420, 24
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="13">`+"\n", left+width+90, row*len(names)+40)
-	fmt.Fprintf(&b, `<text x="8" y="20" font-weight="bold">%s</text>`+"\n", title)
-	most := slices.Max(values)
-	for i, n := range names {
-		y := 32 + row*i
-		w := width * values[i] / most
-		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text><rect x="%d" y="%d" width="%.1f" height="%d" fill="#4477aa"/><text x="%.1f" y="%d">%.0f</text>`+"\n",
-			left-8, y+15, n, left, y+2, w, row-6, left+w+6, y+15, values[i])
+	plot, err := benchdoc.Bars("bench-dhcp", "Four-message exchanges a second, servers on one CPU", append(names, "echo"), append(values, median(few.rate)/2))
+	if err != nil {
+		return err
 	}
-	b.WriteString("</svg>\n")
-	return b.String()
+	return benchdoc.Write("bench-dhcp", rates.String()+"\n"+costs.String()+"\n"+halves.String()+"\n"+said+"\n"+plot)
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"brightgid/internal/benchdoc"
 	"brightgid/internal/netlab"
 	"brightgid/internal/pglab"
 )
@@ -32,12 +33,86 @@ const (
 // and the load, share the machine. The project's goal is 1.6 where cores allow it: two do, where each
 // server may use an eighth of one and no more.
 func BenchmarkServersOnOneDatabase(b *testing.B) {
-	b.Run("whole-processors", func(b *testing.B) { serversOnOneDatabase(b, 0) })
-	b.Run("an-eighth-of-a-processor-each", func(b *testing.B) { serversOnOneDatabase(b, 0.125) })
+	var eighth, whole [len(kinds)]shared
+	b.Run("whole-processors", func(b *testing.B) { whole = serversOnOneDatabase(b, 0) })
+	b.Run("an-eighth-of-a-processor-each", func(b *testing.B) { eighth = serversOnOneDatabase(b, 0.125) })
+	if eighth[known].rate[moving] == nil || whole[known].rate[moving] == nil {
+		return // one of them failed, or was not asked for
+	}
+	if err := writeShared(eighth, whole); err != nil {
+		b.Fatal(err)
+	}
 }
 
-// serversOnOneDatabase has each server use so much of a processor, or what there is if that is 0.
-func serversOnOneDatabase(b *testing.B, part float64) {
+// The ways in which clients come to servers: all to one, half to each of two, all to each of two in turn.
+const (
+	oneServer = iota
+	twoServers
+	moving
+)
+
+var ways = [...]string{oneServer: "one server", twoServers: "two servers", moving: "two servers whose clients change"}
+
+// shared is what came of clients of one kind, by way: how many exchanges a second, and how much processor time
+// of the servers and of the database each took, in µs, a figure for each round.
+type shared struct{ rate, servers, database [len(ways)][]float64 }
+
+func (s *shared) times(way int) float64 { return median(s.rate[way]) / median(s.rate[oneServer]) }
+
+// The kinds of clients, in the order in which serversOnOneDatabase returns what came of them.
+const (
+	fresh = iota
+	known
+)
+
+var kinds = [...]string{fresh: "new", known: "known"}
+
+// writeShared writes what came of servers with an eighth of a processor and of such with whole ones into
+// docs/benchmarks.md, and a plot of it, if asked to.
+func writeShared(eighth, whole [len(kinds)]shared) error {
+	columns := []struct {
+		name string
+		*shared
+	}{
+		{"an eighth each: new", &eighth[fresh]}, {"known", &eighth[known]},
+		{"whole processors: new", &whole[fresh]}, {"known", &whole[known]},
+	}
+	head := []string{""}
+	for _, c := range columns {
+		head = append(head, c.name)
+	}
+	table := benchdoc.NewTable(head...)
+	row := func(what, format string, of func(s *shared) float64) {
+		cells := []string{what}
+		for _, c := range columns {
+			cells = append(cells, fmt.Sprintf(format, of(c.shared)))
+		}
+		table.Row(cells...)
+	}
+	row("one server, exchanges a second", "%.0f", func(s *shared) float64 { return median(s.rate[oneServer]) })
+	row("two servers, each with half of what is open", "%.0f", func(s *shared) float64 { return median(s.rate[twoServers]) })
+	row("two servers ÷ one", "%.2f", func(s *shared) float64 { return s.times(twoServers) })
+	row("two servers whose clients change between them with every message, ÷ one", "%.2f", func(s *shared) float64 { return s.times(moving) })
+	row("processor time of each, µs: of the server", "%.0f", func(s *shared) float64 { return median(s.servers[oneServer]) })
+	row("of two servers", "%.0f", func(s *shared) float64 { return median(s.servers[twoServers]) })
+	row("of the database, one server", "%.0f", func(s *shared) float64 { return median(s.database[oneServer]) })
+	row("of the database, two servers", "%.0f", func(s *shared) float64 { return median(s.database[twoServers]) })
+	var names []string
+	var values []float64
+	for i, kind := range kinds {
+		names = append(names, "one, "+kind, "two, "+kind)
+		values = append(values, median(eighth[i].rate[oneServer]), median(eighth[i].rate[twoServers]))
+	}
+	plot, err := benchdoc.Bars("bench-servers", "Four-message exchanges a second, servers with an eighth of a processor each", names, values)
+	if err != nil {
+		return err
+	}
+	return benchdoc.Write("bench-servers", table.String()+"\n"+plot)
+}
+
+// serversOnOneDatabase has each server use so much of a processor, or what there is if that is 0, and returns
+// what came of new clients and of known ones.
+func serversOnOneDatabase(b *testing.B, part float64) (came [len(kinds)]shared) {
 	// clients come to a server in each turn, and those that are known again and again, for so many exchanges.
 	const rounds, exchanges = 3, 40000
 	// A server that has a share of a processor stands still for most of the time, whoever waits for it, so that more known
@@ -101,8 +176,9 @@ func serversOnOneDatabase(b *testing.B, part float64) {
 	}
 	// run has loads run at once, and returns how many exchanges there were while each load had as many open as it may,
 	// and how long that was: until the first of them had none left to begin. After that not every server has all it can
-	// do, and what is left tells how evenly the machine gave, not what servers can do.
-	run := func(loads []netlab.Load) (done int64, took time.Duration) {
+	// do, and what is left tells how evenly the machine gave, not what servers can do. It also returns how many messages
+	// were sent again, in all.
+	run := func(loads []netlab.Load) (done int64, took time.Duration, again int64) {
 		b.Helper()
 		var all sync.WaitGroup
 		var full sync.Once
@@ -130,10 +206,7 @@ func serversOnOneDatabase(b *testing.B, part float64) {
 		}
 		all.Wait()
 		must(errors.Join(errs...))
-		if n := resent.Load(); n > 0 {
-			b.Logf("%d messages were sent again", n)
-		}
-		return done, took
+		return done, took, resent.Load()
 	}
 	// settle waits until both servers have NIDs sealed ahead for all who come in a turn, which they do while it is the
 	// other's, too: so nobody begins with less than there is need of.
@@ -168,66 +241,68 @@ func serversOnOneDatabase(b *testing.B, part float64) {
 		}
 		return total
 	}
-	type used struct{ rate, servers, database []float64 }
-	ways := []string{"one", "two", "moving"}
-	fresh, known := make([]used, len(ways)), make([]used, len(ways))
 	next := uint32(0)
-	measure := func(u *used, loads []netlab.Load) {
+	measure := func(kind, way int, loads []netlab.Load) {
 		servers, db := cpu(b, one.Server.Pid())+cpu(b, two.Server.Pid()), database()
-		done, took := run(loads)
+		done, took, again := run(loads)
+		if again > 0 {
+			b.Logf("%s: %d messages of %s clients were sent again", ways[way], again, kinds[kind])
+		}
 		all := 0
 		for i := range loads {
 			all += loads[i].Total
 		}
-		u.rate = append(u.rate, float64(done)/took.Seconds())
-		u.servers = append(u.servers, float64((cpu(b, one.Server.Pid())+cpu(b, two.Server.Pid())-servers).Microseconds())/float64(all))
-		u.database = append(u.database, float64((database()-db).Microseconds())/float64(all))
+		s := &came[kind]
+		s.rate[way] = append(s.rate[way], float64(done)/took.Seconds())
+		s.servers[way] = append(s.servers[way], float64((cpu(b, one.Server.Pid())+cpu(b, two.Server.Pid())-servers).Microseconds())/float64(all))
+		s.database[way] = append(s.database[way], float64((database()-db).Microseconds())/float64(all))
 	}
 	for b.Loop() {
-		var came [rounds][][]netlab.Load // by way
+		var turns [rounds][len(ways)][]netlab.Load
 		for round := range rounds {
 			for way := range ways {
 				l := netlab.Load{Conn: conns[0], Server: first, Link: netip.MustParseAddr(netlab.RelayDown), Open: 6 * open, First: next, Total: clients, Keep: true}
 				next += uint32(clients)
 				loads := []netlab.Load{l}
 				switch way {
-				case 1: // as many to each, so that none begins with more sealed for each of its clients
+				case twoServers: // as many to each, so that none begins with more sealed for each of its clients
 					l.Open /= 2
 					loads = []netlab.Load{l, l}
 					loads[1].Conn, loads[1].Server, loads[1].First = conns[1], second, next
 					next += uint32(clients)
-				case 2:
+				case moving:
 					loads[0].Others = []netip.AddrPort{second}
 				}
 				settle()
-				measure(&fresh[way], loads)
-				came[round] = append(came[round], loads)
+				measure(fresh, way, loads)
+				turns[round][way] = loads
 			}
 		}
 		settle()
-		for _, ways := range came {
-			for way, loads := range ways {
+		for _, turn := range turns {
+			for way, loads := range turn {
 				for i := range loads {
 					loads[i].Open *= times
 					loads[i].Clients, loads[i].Total = loads[i].Total, exchanges/len(loads)
 				}
-				measure(&known[way], loads)
+				measure(known, way, loads)
 			}
 		}
 	}
-	for i, u := range [][]used{fresh, known} {
-		what := []string{"new", "known"}[i]
-		b.ReportMetric(median(u[0].rate), what+"/s")
-		b.ReportMetric(median(u[0].servers), what+"-server-CPU-µs")
-		b.ReportMetric(median(u[0].database), what+"-database-CPU-µs")
-		b.ReportMetric(median(u[1].rate), what+"-two/s")
-		b.ReportMetric(median(u[1].servers), what+"-two-server-CPU-µs")
-		b.ReportMetric(median(u[1].rate)/median(u[0].rate), what+"-two÷one")
-		b.ReportMetric(median(u[2].rate)/median(u[0].rate), what+"-moving÷one")
+	for i := range came {
+		s, what := &came[i], kinds[i]
+		b.ReportMetric(median(s.rate[oneServer]), what+"/s")
+		b.ReportMetric(median(s.servers[oneServer]), what+"-server-CPU-µs")
+		b.ReportMetric(median(s.database[oneServer]), what+"-database-CPU-µs")
+		b.ReportMetric(median(s.rate[twoServers]), what+"-two/s")
+		b.ReportMetric(median(s.servers[twoServers]), what+"-two-server-CPU-µs")
+		b.ReportMetric(s.times(twoServers), what+"-two÷one")
+		b.ReportMetric(s.times(moving), what+"-moving÷one")
 	}
 	size, err := pg.Query("SELECT pg_database_size('" + pglab.Database + "')")
 	must(err)
 	bytes, err := strconv.ParseFloat(size, 64)
 	must(err)
 	b.ReportMetric(bytes/float64(next), "bytes/client")
+	return came
 }
