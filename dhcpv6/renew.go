@@ -15,7 +15,8 @@ import (
 //
 // An IA that the server has no lease for gets NoBinding, upon which the client
 // sends a Request. What the client has no right to comes back with
-// lifetimes of zero.
+// lifetimes of zero. Of a prefix nothing is said while the store is away, if something is of an address: the
+// client goes on with it and asks again (§18.2.10.1).
 func (h *Handler) renew(x *exchange) Drop {
 	ok, drop := h.authenticate(x)
 	if drop != 0 {
@@ -26,6 +27,7 @@ func (h *Handler) renew(x *exchange) Drop {
 		h.reconfigurable(x, dhcp6.MessageTypeReply)
 		h.fqdn(x, true)
 	}
+	silent := 0
 	for i := range x.msg.ias {
 		a := &x.msg.ias[i]
 		if !ok {
@@ -40,6 +42,10 @@ func (h *Handler) renew(x *exchange) Drop {
 			h.grants(x, a, nil, true)
 		case errors.Is(err, lease.ErrNotFound):
 			x.reply.iaStatus(a, iana.StatusNoBinding, textNoBinding)
+		case a.pd && errors.Is(err, lease.ErrAway):
+			if silent++; silent == len(x.msg.ias) {
+				return DropAway
+			}
 		default:
 			if drop := h.refuse(x, a, err); drop != 0 {
 				return drop

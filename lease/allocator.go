@@ -108,7 +108,8 @@ type Grant struct {
 // concurrent use; its results hold until the next call.
 type Allocator struct {
 	store  Store
-	near   nearStore // the store, or nil
+	near   nearStore   // the store, or nil
+	cutOff cutOffStore // the same
 	keys   Keys
 	policy Policy
 
@@ -121,7 +122,8 @@ type Allocator struct {
 	grants  []Grant
 	places  []place
 
-	firstSlot, slots uint16 // that new leases may have
+	firstSlot, slots uint16        // that new leases may have
+	apart            time.Duration // see Apart
 
 	exhausted map[netip.Prefix]time.Time // pools, and until when they are not searched to the end
 }
@@ -147,7 +149,8 @@ func (p *place) account() idcodec.Prefix { return idcodec.PrefixOf(p.within.Addr
 // NewAllocator returns an allocator over a store.
 func NewAllocator(store Store, keys Keys, policy Policy) *Allocator {
 	near, _ := store.(nearStore)
-	return &Allocator{store: store, near: near, keys: keys, policy: policy, slots: idcodec.MaxSlot + 1, exhausted: make(map[netip.Prefix]time.Time)}
+	cutOff, _ := store.(cutOffStore)
+	return &Allocator{store: store, near: near, cutOff: cutOff, keys: keys, policy: policy, slots: idcodec.MaxSlot + 1, exhausted: make(map[netip.Prefix]time.Time)}
 }
 
 // Split has new addresses be of the part-th of so many parts of each subscriber's slots, so
@@ -157,6 +160,10 @@ func (a *Allocator) Split(part, parts int) {
 	a.slots = uint16((idcodec.MaxSlot + 1) / parts)
 	a.firstSlot = uint16(part) * a.slots
 }
+
+// Apart says how far the clocks of servers that share the store may be from one another. What was a client's and is over
+// goes to another client only after that, since by another server's clock it may hold.
+func (a *Allocator) Apart(by time.Duration) { a.apart = by }
 
 // nextSlot returns the slot after one.
 func (a *Allocator) nextSlot(slot uint16, p *place) uint16 {
@@ -321,6 +328,9 @@ type nearStore interface {
 	LeaseIn(addr netip.Addr, buf []byte) (Lease, []byte, error)
 }
 
+// cutOffStore is a store that may promise that leases are extended while it cannot store that.
+type cutOffStore interface{ CutOff() bool }
+
 // leases returns the newest lease of each address that is filed under a client. They are valid
 // until the next call.
 func (a *Allocator) leases(c Client) ([]Lease, error) {
@@ -385,7 +395,7 @@ func (a *Allocator) assignTo(now time.Time, r *Request, known []Lease, commit, a
 				(current < 0 || l.Born.After(known[current].Born)) {
 				if p.bits != 0 && !l.Live(now) {
 					// A pool may have been divided otherwise, and back, meanwhile.
-					free, _, err := a.free(now, l.Addr, p)
+					free, _, err := a.free(now, r, l.Addr, p)
 					if err != nil {
 						return nil, err
 					}
@@ -432,6 +442,10 @@ func (a *Allocator) extend(now time.Time, r *Request, p *place, l *Lease) error 
 		a.cached.Add(1)
 		a.grants = append(a.grants, Grant{l.Addr, l.Bits, l.PreferredUntil.Sub(now), l.ValidUntil.Sub(now)})
 		return nil
+	}
+	if p.bits != 0 && a.cutOff != nil && a.cutOff.CutOff() {
+		// What is not stored another server does not know, which gives a prefix that has run out to somebody else.
+		return ErrAway
 	}
 	if !l.Live(now) {
 		account, err := a.begin(now, r.Subscriber, p.account())
@@ -555,7 +569,7 @@ func (a *Allocator) lease(now time.Time, r *Request, p *place, fresh int) error 
 			return err
 		}
 		account.Slot = a.nextSlot(slot, p)
-		free, before, err := a.free(now, addr, p)
+		free, before, err := a.free(now, r, addr, p)
 		if err != nil {
 			return err
 		}
@@ -615,9 +629,10 @@ func (a *Allocator) candidate(key *idcodec.EpochKey, subscriber uint64, slot uin
 	return p.account().Addr(g), idcodec.Reserved(g), err
 }
 
-// free reports whether an address or a prefix may be leased, and returns its ended lease
+// free reports whether an address or a prefix may be leased to the client, and returns its ended lease
 // if it had one.
-func (a *Allocator) free(now time.Time, addr netip.Addr, p *place) (bool, *Lease, error) {
+func (a *Allocator) free(now time.Time, r *Request, addr netip.Addr, p *place) (bool, *Lease, error) {
+	over := now.Add(-a.apart) // what has ended by then is so by all clocks
 	read := a.store.Lease
 	if s, ok := a.store.(guesser); ok && p.bits == 0 {
 		read = s.Guess
@@ -626,7 +641,7 @@ func (a *Allocator) free(now time.Time, addr netip.Addr, p *place) (bool, *Lease
 	switch {
 	case err != nil && !errors.Is(err, ErrNotFound):
 		return false, nil, err
-	case err == nil && l.Holds(now):
+	case err == nil && (l.Holds(now) || l.Holds(over) && !l.Client.Is(r.Client)):
 		return false, nil, nil
 	}
 	var before *Lease
@@ -646,12 +661,12 @@ func (a *Allocator) free(now time.Time, addr netip.Addr, p *place) (bool, *Lease
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return false, nil, err
 		}
-		if err == nil && outer.Bits == bits && outer.Holds(now) {
+		if err == nil && outer.Bits == bits && outer.Holds(over) {
 			return false, nil, nil
 		}
 	}
 	if lengths := a.store.Lengths(); len(lengths) > 0 && lengths[0] > p.bits {
-		inner, err := a.store.Within(nil, netip.PrefixFrom(addr, int(p.bits)), now, now, 1)
+		inner, err := a.store.Within(nil, netip.PrefixFrom(addr, int(p.bits)), over, now, 1)
 		if err != nil || len(inner) > 0 {
 			return false, nil, err
 		}

@@ -36,6 +36,45 @@ func (b *bench) onePrefix(at time.Time, r *lease.Request) netip.Prefix {
 	return prefixOf(g[0])
 }
 
+// Where clocks may differ, a prefix that has run out is another client's only when it has by all of them, and its
+// own client's at once; one that was released is anybody's at once.
+func TestAPrefixWaitsForAllClocks(t *testing.T) {
+	const apart = 10 * time.Second
+	pool := poolOf("2001:db8:4000::/54", 56)
+	for _, released := range []bool{false, true} {
+		b := newBench(t, policy)
+		b.Apart(apart)
+		var had []netip.Prefix
+		for i := range byte(4) {
+			had = append(had, b.onePrefix(noon, delegation(uint64(i), i, 1, pool)))
+		}
+		end := noon.Add(policy.Valid)
+		if released {
+			end = noon.Add(time.Minute)
+			for i := range byte(4) {
+				if ok, err := b.Release(end, delegation(uint64(i), i, 1, pool), []netip.Addr{had[i].Addr()}); err != nil || !ok {
+					t.Fatalf("%t, %v", ok, err)
+				}
+			}
+		}
+		for _, c := range []struct {
+			after time.Duration
+			free  bool
+		}{{-time.Second, false}, {0, released}, {apart - time.Second, released}, {apart, true}} {
+			if released && c.after < 0 {
+				continue
+			}
+			g, err := b.Offer(end.Add(c.after), delegation(9, 9, 1, pool))
+			if (err == nil && len(g) == 1) != c.free {
+				t.Errorf("%s after the end, released: %t: another client is offered %v, %v; want one: %t", c.after, released, g, err, c.free)
+			}
+		}
+		if p := b.onePrefix(end.Add(time.Second), delegation(0, 0, 1, pool)); p != had[0] {
+			t.Errorf("released: %t: its own client gets %s, had %s", released, p, had[0])
+		}
+	}
+}
+
 func TestAPrefixIsItsClientsAlone(t *testing.T) {
 	b := newBench(t, policy)
 	pool := poolOf("2001:db8:4000::/40", 56)

@@ -129,7 +129,7 @@ func (s *setup) openDatabase(ctx context.Context, log *slog.Logger, observe func
 		return nil, errors.Join(err, db.Close())
 	}
 	store, err := shared.New(ctx, db, shared.Options{
-		Name: name, Keys: keys, Cache: s.Database.Cache, Offline: s.Database.OfflineRenewals, Log: log, Observe: observe, Behind: behind,
+		Name: name, Keys: keys, Cache: s.Database.Cache, Offline: s.Database.OfflineRenewals, Clock: time.Duration(s.Database.MaxClockDifference), Log: log, Observe: observe, Behind: behind,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("database: %w", err), db.Close())
@@ -205,6 +205,9 @@ type databaseView struct {
 	Away            bool `json:"away"`              // it does not answer
 	Waiting         int  `json:"waiting"`           // messages' changes that are to be stored
 	RenewalsToStore int  `json:"renewals_to_store"` // that were promised while it was away
+
+	ClockAhead float64 `json:"clock_ahead_seconds"` // of the database's, at least; negative behind
+	ClockWrong bool    `json:"clock_wrong"`         // by more than it may be, so that clients get no answers
 }
 
 // view is nil for the embedded database.
@@ -214,6 +217,8 @@ func (d *database) view() *databaseView {
 	}
 	v := &databaseView{Server: d.shared.Server(), Away: d.shared.Away()}
 	v.Waiting, v.RenewalsToStore = d.shared.Waiting()
+	ahead, wrong := d.shared.Clock()
+	v.ClockAhead, v.ClockWrong = ahead.Seconds(), wrong
 	return v
 }
 

@@ -218,6 +218,7 @@ state = {{printf "%q" .State}}
 # password = "database.password"
 # server = "pop1-a"            # this one's name among them; the host's
 # offline-renewals = false     # renew known leases while the database is away
+# max-clock-difference = "5s"  # from the database's clock; beyond it clients get no answers
 # cache = 131072               # clients that are kept in memory
 
 [keys]

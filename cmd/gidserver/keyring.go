@@ -16,6 +16,7 @@ type upkeep struct {
 	path      string
 	retention time.Duration
 	log       *slog.Logger
+	accept    bool // the clock may have every key erased, the first time
 }
 
 // oldest returns the oldest epoch that must be kept at a time.
@@ -25,7 +26,7 @@ func (u *upkeep) oldest(now time.Time) (uint32, error) {
 
 // checkClock refuses a clock that would have every key erased at once: the first
 // thing to suspect then is the clock, and erasure cannot be undone.
-func (u *upkeep) checkClock(now time.Time, accept bool) error {
+func (u *upkeep) checkClock(now time.Time) error {
 	current, err := u.ring.EpochAt(now)
 	if err != nil {
 		return err
@@ -38,15 +39,19 @@ func (u *upkeep) checkClock(now time.Time, accept bool) error {
 	if current < u.ring.Oldest() {
 		return fmt.Errorf("the clock says %s, which is before the keyring begins, %s: set the clock", now.UTC().Format(time.RFC3339), start.Format(time.RFC3339))
 	}
-	if span := current - oldest; !accept && oldest > u.ring.Oldest() && oldest-u.ring.Oldest() > span {
+	if span := current - oldest; !u.accept && oldest > u.ring.Oldest() && oldest-u.ring.Oldest() > span {
 		return fmt.Errorf("the clock says %s, by which every key of the keyring, from %s on, would be erased for good: set the clock, or, if it is right, serve with --accept-clock",
 			now.UTC().Format(time.RFC3339), start.Format(time.RFC3339))
 	}
 	return nil
 }
 
-// run erases what is due. It returns the oldest epoch that is kept.
+// run erases what is due, if the clock can be that. It returns the oldest epoch that is kept.
 func (u *upkeep) run(now time.Time) (uint32, error) {
+	if err := u.checkClock(now); err != nil {
+		return 0, err
+	}
+	u.accept = false
 	oldest, err := u.oldest(now)
 	if err != nil {
 		return 0, err

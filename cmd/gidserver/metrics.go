@@ -47,6 +47,8 @@ var (
 	descAccounting  = prometheus.NewDesc("gidserver_radius_accounting_total", "Accounting messages: sent; failed attempts at all servers; lost, since too many waited.", []string{"result"}, nil)
 	descUpdates     = prometheus.NewDesc("gidserver_dns_updates_total", "Updates of clients' names in DNS: added, removed; conflicts, the name being another's; refused by the server; failed.", []string{"result"}, nil)
 	descAway        = prometheus.NewDesc("gidserver_database_away", "1 while the database that servers share does not answer.", nil, nil)
+	descClock       = prometheus.NewDesc("gidserver_database_clock_ahead_seconds", "How far this server's clock is ahead of the shared database's at the least; negative if it is behind.", nil, nil)
+	descClockWrong  = prometheus.NewDesc("gidserver_database_clock_wrong", "1 while that is more than it may be, and clients get no answers.", nil, nil)
 	descWaiting     = prometheus.NewDesc("gidserver_database_waiting", "What waits to be stored in the database that servers share: messages' changes, and renewals that were promised while it was away.", []string{"what"}, nil)
 	descCommits     = prometheus.NewDesc("gidserver_database_commits_total", "Commits in the database that servers share.", nil, nil)
 	descShared      = prometheus.NewDesc("gidserver_database_changes_total", "Messages' changes by what became of them: stored; conflict, another server having been there before; and renewals while the database was away: promised, kept, lost.", []string{"result"}, nil)
@@ -114,6 +116,12 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		away = 1
 	}
 	ch <- prometheus.MustNewConstMetric(descAway, prometheus.GaugeValue, away)
+	wrong := 0.0
+	if v.ClockWrong {
+		wrong = 1
+	}
+	ch <- prometheus.MustNewConstMetric(descClock, prometheus.GaugeValue, v.ClockAhead)
+	ch <- prometheus.MustNewConstMetric(descClockWrong, prometheus.GaugeValue, wrong)
 	ch <- prometheus.MustNewConstMetric(descWaiting, prometheus.GaugeValue, float64(v.Waiting), "messages")
 	ch <- prometheus.MustNewConstMetric(descWaiting, prometheus.GaugeValue, float64(v.RenewalsToStore), "renewals")
 	stats := c.store.shared.Stats()

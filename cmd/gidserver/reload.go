@@ -535,7 +535,10 @@ func (v *statusView) print(w io.Writer) error {
 	fmt.Fprintf(t, "version\t%s\nrealm\t%s\nserving since\t%s\nreloaded\t%s\nlinks\t%s\nsubscribers\t%d\ndisk\t%s\n", v.Version, v.Realm, v.Began.Format(time.RFC3339), reloaded, strings.Join(v.Links, ", "), v.Subscribers, disk)
 	if d := v.Database; d != nil {
 		state := "answers"
-		if d.Away {
+		switch {
+		case d.ClockWrong:
+			state = fmt.Sprintf("HAS ANOTHER TIME (this server's clock is %.1f s ahead): clients get no answers", d.ClockAhead)
+		case d.Away:
 			state = "IS AWAY: new leases wait"
 		}
 		fmt.Fprintf(t, "shared database\t%s; this is server %d\nto be stored\t%d messages' changes, %d renewals\n", state, d.Server, d.Waiting, d.RenewalsToStore)

@@ -87,11 +87,8 @@ const breath = 100 * time.Microsecond
 func (s *setup) databaseDir() string { return filepath.Join(s.State, "leases") }
 
 func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar, acceptClock bool) (err error) {
-	keys := &upkeep{s.keyring, s.Keys.Keyring, dur(s.Lease.Retention), log}
-	if err := keys.checkClock(time.Now(), acceptClock); err != nil {
-		return err
-	}
-	if _, err := keys.run(time.Now()); err != nil {
+	keys := &upkeep{s.keyring, s.Keys.Keyring, dur(s.Lease.Retention), log, acceptClock}
+	if err := keys.checkClock(time.Now()); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(s.State, 0o700); err != nil {
@@ -120,6 +117,9 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 		return err
 	}
 	defer func() { err = errors.Join(err, store.close()) }()
+	if _, err := eraseDue(ctx, keys, store); err != nil && store.shared == nil {
+		return err
+	} // else maintain tells, and tries again
 	if s.plainEIDs > 0 {
 		log.Warn("the static table holds EIDs in the clear; seal them with gidserver seal-table", "file", s.Auth.Table, "rows", s.plainEIDs)
 	}
@@ -129,6 +129,7 @@ func serve(ctx context.Context, s *setup, log *slog.Logger, level *slog.LevelVar
 	run.alloc = lease.NewAllocator(store.near, s.keyring, s.Lease.Policy())
 	if store.shared != nil {
 		run.alloc.Split(store.shared.Server(), shared.MaxServers)
+		run.alloc.Apart(2 * time.Duration(s.Database.MaxClockDifference)) // one ahead of the database, one behind
 	}
 	sealer := idcodec.NewSealer(rand.Reader, s.escrow, s.Realm, sealedAhead)
 	run.registrar = lease.NewRegistrar(store.near, s.registryKey, sealer)
@@ -273,7 +274,7 @@ func maintain(ctx context.Context, keys *upkeep, store *database, alloc *lease.A
 	const every = 10 * time.Minute
 	swept := int64(-1) // the oldest epoch when leases were removed last
 	for {
-		oldest, err := keys.run(time.Now())
+		oldest, err := eraseDue(ctx, keys, store)
 		if err != nil {
 			log.Error("keys that are due could not be erased", "error", err)
 		} else if int64(oldest) != swept {
@@ -291,6 +292,18 @@ func maintain(ctx context.Context, keys *upkeep, store *database, alloc *lease.A
 			return nil
 		}
 	}
+}
+
+// eraseDue erases keys whose retention has ended, and returns the oldest epoch that is kept. Where servers share a database,
+// it does nothing by a clock that is not the database's: erasure cannot be undone, and the leases of epochs whose keys one
+// server has erased are removed for all.
+func eraseDue(ctx context.Context, keys *upkeep, store *database) (uint32, error) {
+	if store.shared != nil {
+		if err := store.shared.CompareClock(ctx); err != nil {
+			return 0, err
+		}
+	}
+	return keys.run(time.Now())
 }
 
 // removeLeases removes the leases of epochs before the oldest, beside the handling of packets.

@@ -21,6 +21,7 @@ import (
 	"brightgid/idcodec"
 	"brightgid/internal/tomlfile"
 	"brightgid/lease"
+	"brightgid/lease/shared"
 )
 
 // Config is gidserver's configuration. Paths are absolute or relative to the
@@ -54,6 +55,9 @@ type Database struct {
 	Server          string `toml:"server"`   // this one's name among them
 	OfflineRenewals bool   `toml:"offline-renewals"`
 	Cache           int    `toml:"cache"` // clients whose rows are kept in memory, about
+
+	// MaxClockDifference is how far this server's clock may be from the database's for it to answer clients.
+	MaxClockDifference Duration `toml:"max-clock-difference"`
 }
 
 // Keys are the paths of key files.
@@ -368,7 +372,7 @@ func defaults() Config {
 			Names: []string{"subscriber-id", "remote-id", "interface-id", "link-layer"}, EID: []string{"chargeable-user-identity", "user-name"},
 			Timeout: Duration(2 * time.Second), Tries: 2, Remember: Duration(time.Hour), RememberReject: Duration(time.Minute),
 		},
-		Database: Database{Cache: 1 << 17},
+		Database: Database{Cache: 1 << 17, MaxClockDifference: Duration(shared.DefaultClock)},
 		Zone:     Zone{RateLimit: 100}, DNSUpdate: DNSUpdate{TTL: Duration(5 * time.Minute)},
 		Log: Log{Level: "info", Format: "text"},
 	}
@@ -468,6 +472,9 @@ func (c *Config) check(v *checker) {
 	}
 	if n := c.Database.Cache; n < 1<<10 || n > 1<<26 {
 		v.fail("database.cache", "%d: want %d to %d clients", n, 1<<10, 1<<26)
+	}
+	if d := c.Database.MaxClockDifference; d < Duration(time.Second) || d > Duration(time.Minute) {
+		v.fail("database.max-clock-difference", "%s: want 1s to 60s", time.Duration(d))
 	}
 	for key, path := range map[string]string{"keys.keyring": c.Keys.Keyring, "keys.registry": c.Keys.Registry, "keys.escrow": c.Keys.Escrow} {
 		if path == "" {

@@ -15,6 +15,7 @@ package shared
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -69,6 +70,9 @@ var (
 	// ErrAway says that the database cannot be asked.
 	ErrAway = lease.ErrAway
 
+	// ErrClock says that a server's clock is not the database's, see [Options.Clock]. It is an ErrAway.
+	ErrClock = fmt.Errorf("%w for this server, whose clock is not the database's", ErrAway)
+
 	// ErrKeys says that a server has other keys than those it would share a database with.
 	ErrKeys = errors.New("this server has other keys than those that it shares the database with; keyring, registry key and escrow key must be the same")
 
@@ -119,6 +123,10 @@ type Commit struct {
 	Prev    int64 // the server's commit before it, 0 for none
 	Rows    []Row // no two of one key
 	Changed []netip.Addr
+
+	// Check, if not nil, is told the database's time before the commit is final. If it returns an error,
+	// nothing is written.
+	Check func(now time.Time) error
 }
 
 // Change tells what a commit has changed.
@@ -140,9 +148,13 @@ type DB interface {
 	Get(ctx context.Context, keys []Key) ([]Row, error)
 
 	// Commit writes rows durably. Where one is not of the revision that it is to take
-	// the place of it writes nothing and returns ErrConflict. A commit that was written
+	// the place of it writes nothing and returns ErrConflict, and where the commit's Check
+	// returns an error it writes nothing and returns that. A commit that was written
 	// before is not written again, and that is no error.
 	Commit(ctx context.Context, c *Commit) error
+
+	// Now returns the database's time.
+	Now(ctx context.Context) (time.Time, error)
 
 	// Take gives a server n subscriber numbers that nobody has, and returns the first;
 	// lease.ErrFull if there are no more.

@@ -35,7 +35,7 @@ func (s *Store) Run(ctx context.Context) error {
 		again := s.wake
 		var retry <-chan time.Time
 		s.mu.Lock()
-		away, waits := s.away, s.flying != nil || len(s.queue) > 0 || len(s.deferred) > 0
+		away, waits := s.away || s.wrong, s.flying != nil || len(s.queue) > 0 || len(s.deferred) > 0
 		s.mu.Unlock()
 		switch {
 		case away:
@@ -82,7 +82,8 @@ func (s *Store) gather() *attempt {
 // commit is what an attempt writes: of each row what the last unit makes of it, on the
 // revision that the first was decided on.
 func (s *Store) commit(a *attempt) *Commit {
-	c := &Commit{Server: s.me.Server, Seq: a.seq, Prev: s.prev}
+	asked := s.o.Now()
+	c := &Commit{Server: s.me.Server, Seq: a.seq, Prev: s.prev, Check: func(now time.Time) error { return s.compare(asked, now) }}
 	at := make(map[Key]int)
 	seen := make(map[netip.Addr]bool)
 	for _, u := range a.units {
@@ -121,7 +122,11 @@ func (s *Store) Flush(ctx context.Context) error {
 			s.written(a)
 			break
 		}
-		if errors.Is(err, ErrConflict) {
+		switch {
+		case errors.Is(err, ErrClock):
+			s.refuse(a)
+			return err
+		case errors.Is(err, ErrConflict):
 			err = s.sift(ctx, a, c)
 		}
 		if err != nil {
@@ -186,6 +191,23 @@ func (s *Store) fail(u *unit, err error) {
 	}
 	u.deps = nil
 	u.answer(err)
+}
+
+// refuse undoes units, since the server's clock is not the database's, and those that wait behind them.
+// Renewals that were promised while the database was away wait until it is.
+func (s *Store) refuse(a *attempt) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	undone := func(u *unit) bool {
+		if !u.again {
+			s.fail(u, ErrClock)
+		}
+		return !u.again
+	}
+	a.units, s.queue = slices.DeleteFunc(a.units, undone), slices.DeleteFunc(s.queue, undone)
+	if len(a.units) == 0 {
+		s.flying = nil
+	}
 }
 
 // undo has a row be again what it was before a unit that is not written. The caller holds mu.
@@ -375,6 +397,9 @@ func (s *Store) restore() {
 func (s *Store) Follow(ctx context.Context) error {
 	s.following.Lock()
 	defer s.following.Unlock()
+	if err := s.askClock(ctx); err != nil {
+		return err
+	}
 	lengths, err := s.db.Lengths(ctx)
 	if err != nil {
 		return s.failed(ctx, err)

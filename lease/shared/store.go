@@ -27,10 +27,14 @@ type Options struct {
 	// Cache is about how many clients' rows stay in memory.
 	Cache int
 
-	// Offline has renewals of leases in memory hold before they are stored while the
+	// Offline has renewals of addresses in memory hold before they are stored while the
 	// database is away. They are stored when it is back; until then nobody else knows,
-	// and if the server ends they are lost.
+	// and if the server ends they are lost. Prefixes, which are another subscriber's when they
+	// have run out, are not extended meanwhile.
 	Offline bool
+
+	// Clock is how far the server's clock may be from the database's; zero means DefaultClock.
+	Clock time.Duration
 
 	// Timeout is how long the database may take to answer; zero means DefaultTimeout.
 	Timeout time.Duration
@@ -87,28 +91,32 @@ type Store struct {
 	lengths    atomic.Pointer[[]uint8]
 	registered atomic.Uint64
 
-	mu       sync.Mutex
-	cache    *recent.Map[Key, entry]
-	pending  map[Key]pendingRow            // that no commit has written yet
-	reads    map[Key]entry                 // of the message
-	fresh    *recent.Map[uint64, struct{}] // subscribers that this server has registered
-	deps     []*unit                       // whose changes the message has read
-	open     *unit                         // the message's changes; nil for none yet
-	queue    []*unit
-	flying   *attempt
-	since    []*unit // units since the last barrier
-	last     *barrier
-	away     bool
-	told     time.Time     // when the log was told so last
-	deferred map[Key]*unit // renewals that were promised while the database was away
-	rev, seq int64
-	prev     int64 // the last commit that was written
-	next     uint64
-	end      uint64
+	mu         sync.Mutex
+	cache      *recent.Map[Key, entry]
+	pending    map[Key]pendingRow            // that no commit has written yet
+	reads      map[Key]entry                 // of the message
+	fresh      *recent.Map[uint64, struct{}] // subscribers that this server has registered
+	deps       []*unit                       // whose changes the message has read
+	open       *unit                         // the message's changes; nil for none yet
+	queue      []*unit
+	flying     *attempt
+	since      []*unit // units since the last barrier
+	last       *barrier
+	away       bool
+	told       time.Time     // when the log was told so last
+	ahead      time.Duration // see Clock
+	wrong      bool
+	complained time.Time     // about the clock, in the log
+	deferred   map[Key]*unit // renewals that were promised while the database was away
+	rev, seq   int64
+	prev       int64 // the last commit that was written
+	next       uint64
+	end        uint64
 
 	following sync.Mutex
 	seen      map[int]int64     // what is known of each server's commits
 	heard     map[int]time.Time // when each server's last commit was seen
+	compared  time.Time         // when the clocks were, but for commits
 }
 
 // entry is a row in memory.
@@ -196,6 +204,9 @@ func New(ctx context.Context, db DB, o Options) (*Store, error) {
 	if o.Timeout == 0 {
 		o.Timeout = DefaultTimeout
 	}
+	if o.Clock == 0 {
+		o.Clock = DefaultClock
+	}
 	me, err := db.Attach(ctx, o.Name, o.Keys)
 	if err != nil {
 		return nil, err
@@ -229,6 +240,9 @@ func (s *Store) Away() bool {
 	return s.away
 }
 
+// CutOff reports whether the database cannot be asked and leases in memory are extended all the same, see [Options.Offline].
+func (s *Store) CutOff() bool { return s.o.Offline && s.Away() }
+
 // Waiting returns how many messages' changes wait to be stored, and how many renewals that
 // were promised.
 func (s *Store) Waiting() (units, renewals int) {
@@ -256,6 +270,10 @@ func (s *Store) ask(f func(context.Context) error) error {
 // row returns a row as the message sees it. A guess is that there is none, if that must be asked.
 func (s *Store) row(k Key, guess bool) (entry, error) {
 	s.mu.Lock()
+	if s.wrong {
+		s.mu.Unlock()
+		return entry{}, ErrClock
+	}
 	if p, ok := s.pending[k]; ok {
 		if p.by != s.open && !slices.Contains(s.deps, p.by) {
 			s.deps = append(s.deps, p.by)
@@ -382,7 +400,7 @@ func (s *Store) fetch(keys []Key) map[Key]entry {
 			missing = append(missing, k)
 		}
 	}
-	away := s.away
+	away := s.away || s.wrong
 	s.mu.Unlock()
 	if len(missing) == 0 || away {
 		return known
@@ -532,7 +550,7 @@ func (s *Store) Apply(u *lease.Update) error {
 		}
 		s.put(c.key, c.value, was)
 		if c.key.Table == Leases {
-			extension = extension && extends(u.Put[i], before[i])
+			extension = extension && u.Put[i].Bits == 0 && extends(u.Put[i], before[i])
 			s.open.changed = append(s.open.changed, u.Put[i].Addr)
 		}
 	}
@@ -581,10 +599,11 @@ func (s *Store) addLengths(leases []lease.Lease) error {
 	return nil
 }
 
-// extends reports whether a lease is one that is known, for longer.
+// extends reports whether a lease is one that is known, for longer: by a clock that is behind it may
+// end earlier.
 func extends(l lease.Lease, before entry) bool {
 	old, err := lease.ParseRecord(l.Addr, before.value)
-	return err == nil && same(&l, &old) && old.State == lease.Active && l.State == lease.Active
+	return err == nil && same(&l, &old) && old.State == lease.Active && l.State == lease.Active && !l.ValidUntil.Before(old.ValidUntil)
 }
 
 // same reports whether two are one lease at two times.
@@ -613,6 +632,10 @@ func (s *Store) mark() lease.Barrier {
 		// Nobody takes barriers; of what is written they would not tell anyway.
 		s.since = slices.DeleteFunc(s.since, func(u *unit) bool { return u.answered() && u.err == nil })
 		s.since = s.since[:min(len(s.since), maxSince/2)]
+	}
+	if s.wrong {
+		s.fail(u, ErrClock)
+		return u
 	}
 	if s.away {
 		s.offline(u)

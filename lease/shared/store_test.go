@@ -461,6 +461,7 @@ func TestWhoseALeaseIs(t *testing.T) {
 	db := memdb.New()
 	now := t0
 	at := func() time.Time { return now }
+	db.Clock = at
 	a := attach(t, &memdb.Conn{Database: db}, shared.Options{Name: "a", Now: at})
 	b := attach(t, &memdb.Conn{Database: db}, shared.Options{Name: "b", Now: at})
 	follow := func() {

@@ -220,7 +220,7 @@ func (d *DB) retry(ctx context.Context, f func(pgx.Tx) error) error {
 		err := pgx.BeginFunc(ctx, d.pool, f)
 		var pg *pgconn.PgError
 		switch {
-		case err == nil, errors.Is(err, shared.ErrConflict), errors.Is(err, shared.ErrServers), errors.Is(err, shared.ErrKeys):
+		case err == nil, errors.Is(err, shared.ErrConflict), errors.Is(err, shared.ErrClock), errors.Is(err, shared.ErrServers), errors.Is(err, shared.ErrKeys):
 			return err
 		case errors.Is(err, errWritten):
 			return nil
@@ -473,11 +473,15 @@ func (d *DB) Commit(ctx context.Context, c *shared.Commit) error {
 	return d.retry(ctx, func(tx pgx.Tx) error {
 		var b pgx.Batch
 		before, wrong := false, false
+		var is time.Time
 		b.Queue("INSERT INTO gid_changes (server, seq, prev, at, addrs) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (server, seq) DO NOTHING",
 			c.Server, c.Seq, c.Prev, now.Unix(), addrs).Exec(func(t pgconn.CommandTag) error {
 			before = t.RowsAffected() == 0
 			return nil
 		})
+		if c.Check != nil {
+			b.Queue(clock).QueryRow(func(row pgx.Row) error { return row.Scan(&is) })
+		}
 		if now.Sub(d.swept) > sweepEvery {
 			d.swept = now
 			b.Queue("DELETE FROM gid_changes WHERE server = $1 AND at < $2", c.Server, now.Add(-shared.KeepChanges-sweepEvery).Unix())
@@ -497,9 +501,22 @@ func (d *DB) Commit(ctx context.Context, c *shared.Commit) error {
 			return errWritten
 		case wrong:
 			return shared.ErrConflict
+		case c.Check != nil:
+			return c.Check(is)
 		}
 		return nil
 	})
+}
+
+// clock asks what time it is now, and not when the transaction began.
+const clock = "SELECT clock_timestamp()"
+
+// Now implements shared.DB.
+func (d *DB) Now(ctx context.Context) (now time.Time, err error) {
+	if err := d.pool.QueryRow(ctx, clock).Scan(&now); err != nil {
+		return now, d.broken(err)
+	}
+	return now, nil
 }
 
 // Take implements shared.DB.

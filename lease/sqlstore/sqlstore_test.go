@@ -342,6 +342,46 @@ func TestRowsAreReplacedByWhoNamesTheirRevision(t *testing.T) {
 	}
 }
 
+// A server whose clock is not the database's writes nothing until it is.
+func TestAServerWithAnotherTimeIsRefused(t *testing.T) {
+	d := open(t, database(t, cluster(t)))
+	for i, by := range []time.Duration{time.Minute, -time.Minute} {
+		ahead := by
+		s, err := shared.New(t.Context(), d, shared.Options{Name: fmt.Sprint(i), Cache: 100, Keys: keyed(1), Timeout: 30 * time.Second, Now: func() time.Time { return time.Now().Add(ahead) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := leasetest.Lease(i, t0)
+		apply := func() error {
+			if err := s.Apply(&lease.Update{Put: []lease.Lease{l}}); err != nil {
+				t.Fatal(err)
+			}
+			m := s.Mark()
+			_ = s.Flush(t.Context()) // the mark tells
+			return m.Wait()
+		}
+		if err := apply(); !errors.Is(err, shared.ErrClock) {
+			t.Errorf("%s ahead: %v, want ErrClock", by, err)
+		}
+		if is, wrong := s.Clock(); !wrong || (is-by).Abs() > time.Second {
+			t.Errorf("the clock is %s ahead, wrong: %t; want %s", is, wrong, by)
+		}
+		if _, err := s.Direct().Lease(l.Addr); !errors.Is(err, lease.ErrNotFound) {
+			t.Errorf("%s ahead: what was refused: %v", by, err)
+		}
+		ahead = 0
+		if err := s.Follow(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := apply(); err != nil {
+			t.Errorf("when the clock is right: %v", err)
+		}
+		if got, err := s.Direct().Lease(l.Addr); err != nil || got.Subscriber != l.Subscriber {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+}
+
 // A commit whose answer was lost is not made twice.
 func TestACommitIsMadeOnce(t *testing.T) {
 	c := cluster(t)

@@ -27,6 +27,9 @@ type Database struct {
 	numbers uint64
 	lengths []uint8
 	keyed   *keyed
+
+	// Clock is the database's; nil for the system's.
+	Clock func() time.Time
 }
 
 type keyed struct {
@@ -152,6 +155,11 @@ func (c *Conn) Commit(ctx context.Context, x *shared.Commit) error {
 				return shared.ErrConflict
 			}
 		}
+		if x.Check != nil {
+			if err := x.Check(c.time()); err != nil {
+				return err
+			}
+		}
 		for _, r := range x.Rows {
 			r.Value = bytes.Clone(r.Value)
 			c.rows[r.Key] = r
@@ -159,6 +167,22 @@ func (c *Conn) Commit(ctx context.Context, x *shared.Commit) error {
 		c.changes[x.Server] = append(all, shared.Change{Server: x.Server, Seq: x.Seq, Prev: x.Prev, Addrs: slices.Clone(x.Changed)})
 		return nil
 	})
+}
+
+func (d *Database) time() time.Time {
+	if d.Clock == nil {
+		return time.Now()
+	}
+	return d.Clock()
+}
+
+// Now implements shared.DB.
+func (c *Conn) Now(ctx context.Context) (now time.Time, err error) {
+	err = c.do(ctx, func() error {
+		now = c.time()
+		return nil
+	})
+	return now, err
 }
 
 // Take implements shared.DB.

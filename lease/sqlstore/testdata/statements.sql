@@ -48,6 +48,8 @@ INSERT INTO gid_subscribers (id, rev, value) SELECT id, rev, value FROM unnest($
 
 SELECT bits FROM gid_lengths ORDER BY bits DESC;
 
+SELECT clock_timestamp();
+
 SELECT current_setting($1, true);
 
 SELECT epoch, tag FROM gid_keyed ORDER BY epoch DESC LIMIT 1;

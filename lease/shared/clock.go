@@ -1,0 +1,84 @@
+package shared
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Servers that share a database must have one time. Where a lease ends by one's clock and holds by another's,
+// the other may have told a client of it whose prefix the first gives to the next; and a lease whose times are
+// wrong names the wrong subscriber for some time. The database's clock is the one that all can ask. A server whose
+// clock is another answers no clients, as if the database were away, until they agree.
+
+// DefaultClock is how far a server's clock may be from the database's if nothing else is said: much more than NTP leaves,
+// and less than a client needs to take a prefix that runs out for one that holds.
+const DefaultClock = 5 * time.Second
+
+// clockEvery is how often the database is asked what time it is, besides in each commit.
+const clockEvery = time.Second
+
+// ahead returns how far a server's clock is ahead of the database's at the least, and negative how far it is
+// behind: what the database said was its time at some moment between when it was asked and when its answer came.
+func ahead(asked, said, answered time.Time) time.Duration {
+	switch {
+	case said.Before(asked):
+		return asked.Sub(said)
+	case said.After(answered):
+		return answered.Sub(said)
+	}
+	return 0
+}
+
+// Clock returns how far the server's clock is ahead of the database's at the least, or negative behind, as far
+// as it is known, and whether it is too far.
+func (s *Store) Clock() (ahead time.Duration, wrong bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ahead, s.wrong
+}
+
+// CompareClock asks the database what time it is, and returns ErrClock where the server's clock is too far from that.
+func (s *Store) CompareClock(ctx context.Context) error {
+	asked := s.o.Now()
+	said, err := s.db.Now(ctx)
+	if err != nil {
+		return s.failed(ctx, err)
+	}
+	return s.compare(asked, said)
+}
+
+// compare takes notice of what the database said was its time, and returns ErrClock where the server's is too far from it.
+func (s *Store) compare(asked, said time.Time) error {
+	now := s.o.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.wrong
+	s.ahead = ahead(asked, said, now)
+	s.wrong = s.ahead.Abs() > s.o.Clock
+	switch {
+	case s.wrong && (!was || now.Sub(s.complained).Abs() > tellEvery):
+		s.complained = now
+		s.o.Log.Error("this server's clock is not the lease database's; until they agree its clients get no answers: have both hosts keep time by NTP",
+			"ahead_seconds", s.ahead.Seconds(), "allowed_seconds", s.o.Clock.Seconds())
+	case was && !s.wrong:
+		s.o.Log.Warn("this server's clock is the lease database's again")
+	}
+	if s.wrong {
+		return ErrClock
+	}
+	return nil
+}
+
+// askClock compares the clocks if that was not done of late. The caller holds following.
+func (s *Store) askClock(ctx context.Context) error {
+	now := s.o.Now()
+	if now.Sub(s.compared).Abs() < clockEvery {
+		return nil
+	}
+	if err := s.CompareClock(ctx); err != nil && !errors.Is(err, ErrClock) { // of which who asks for leases is told
+		return err
+	}
+	s.compared = now
+	return nil
+}
