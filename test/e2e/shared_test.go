@@ -216,3 +216,63 @@ func TestTheDatabaseOfTwoServersFailsOver(t *testing.T) {
 		t.Errorf("the trace of client %d gives %q, %v", acknowledged[l.Address], got, err)
 	}
 }
+
+// A server whose clock is not the database's answers no clients until it is. The database's is what is set here.
+func TestAServerWithAnotherTimeThanTheDatabaseIsSilent(t *testing.T) {
+	t.Parallel()
+	pg := newPostgres(t)
+	w := newWorld(t, netlab.ISPOptions{LogLevel: "info"})
+	relay, err := w.Relayed(w.client, clientMAC)
+	w.must(err)
+	// The function that gidserver asks is found before PostgreSQL's own.
+	w.must(w.Configure("database", fmt.Sprintf("url = %q\nserver = \"one\"\n", pglab.Sockets(pg)+" options='-csearch_path=public,pg_catalog'")))
+	w.must(w.Configure("metrics", "listen = \"[::1]:9547\"\n"))
+	_, err = w.Run("gidserver", "database", "create", "--config", w.Config())
+	w.must(err)
+	w.must(pg.SQL("CREATE TABLE clock (ahead interval)"))
+	w.must(pg.SQL("INSERT INTO clock VALUES ('0')"))
+	w.must(pg.SQL("CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT pg_catalog.clock_timestamp() + ahead FROM public.clock'"))
+	w.must(w.Serve())
+	conn, err := relay.ListenUDP(netip.AddrPortFrom(netip.MustParseAddr(netlab.RelayAddr), 547))
+	w.must(err)
+	defer conn.Close()
+	const clients = 20
+	load := func(first uint32) (*netlab.Result, error) {
+		l := netlab.Load{Conn: conn, Server: netip.AddrPortFrom(netip.MustParseAddr(netlab.ServerAddr), 547), Link: netip.MustParseAddr(netlab.RelayDown), Open: clients, First: first, Total: clients, Retry: 500 * time.Millisecond}
+		return l.Run(3 * time.Second)
+	}
+	says := func(what, metric string) {
+		t.Helper()
+		w.must(netlab.Until(10*time.Second, func() error {
+			out, err := w.Run("gidserver", "status", "--config", w.Config())
+			if err == nil && !strings.Contains(out, what) {
+				err = fmt.Errorf("gidserver status does not say %q:\n%s", what, out)
+			}
+			return err
+		}))
+		out, err := w.Host.Output("curl", "-sf", "http://[::1]:9547/metrics")
+		w.must(err)
+		if !strings.Contains(out, metric) {
+			t.Errorf("the metrics do not say %q:\n%s", metric, out)
+		}
+	}
+	for i, ahead := range []string{"1 minute", "-1 hour"} {
+		says("answers; this is server 0", "\ngidserver_database_clock_wrong 0\n")
+		if r, err := load(uint32(2 * i * clients)); err != nil || r.Exchanges != clients {
+			t.Errorf("%+v, %v; want %d exchanges", r, err, clients)
+		}
+		w.must(pg.SQL("UPDATE clock SET ahead = '" + ahead + "'"))
+		// Those that it knows wait as those do that it does not.
+		for _, first := range []int{2 * i * clients, (2*i + 1) * clients} {
+			if r, err := load(uint32(first)); err == nil || r.Exchanges > 0 {
+				t.Errorf("the database is %s ahead: %d exchanges, %v", ahead, r.Exchanges, err)
+			}
+		}
+		says("HAS ANOTHER TIME", "\ngidserver_database_clock_wrong 1\n")
+		w.must(pg.SQL("UPDATE clock SET ahead = '0'"))
+	}
+	says("answers; this is server 0", "\ngidserver_database_clock_wrong 0\n")
+	if log := w.Server.Log(); strings.Count(log, "this server's clock is not the lease database's") != 2 {
+		t.Error("the log does not say so, once for each time")
+	}
+}
