@@ -202,7 +202,7 @@ func (v *simServer) start() {
 	s := v.s
 	v.life++
 	store, err := shared.New(context.Background(), v.conn, shared.Options{
-		Name: v.name, Cache: 20, Offline: s.o.offline, Now: v.now,
+		Name: v.name, Cache: 20, Offline: s.o.offline, Now: v.now, Elapsed: func() time.Duration { return s.now.Sub(noon) },
 		Keys: shared.Keyed{Epoch: 1, Tag: func(uint32) (int64, error) { return 1, nil }},
 	})
 	if err != nil {
@@ -246,7 +246,7 @@ func (v *simServer) leaps(life int) {
 		v.leap = -v.leap
 	}
 	s.note("leap", v.name, v.leap)
-	s.after(s.between(time.Second, 3*time.Minute), func() {
+	s.after(s.between(time.Millisecond, []time.Duration{time.Second, 3 * time.Minute}[s.rng.IntN(2)]), func() {
 		v.leap = 0
 		s.after(s.between(time.Minute, 40*time.Minute), func() { v.leaps(v.life) })
 	})

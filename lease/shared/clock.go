@@ -30,6 +30,14 @@ func ahead(asked, said, answered time.Time) time.Duration {
 	return 0
 }
 
+// setting returns what the clock is set to: its time without what has elapsed, which is another when it is set again.
+func (s *Store) setting() time.Duration {
+	return s.o.Now().Round(0).Sub(time.Unix(0, 0)) - s.o.Elapsed()
+}
+
+// set reports whether the clock has been set by more than it may be wrong since it had a setting.
+func (s *Store) set(since time.Duration) bool { return (s.setting() - since).Abs() > s.o.Clock }
+
 // Clock returns how far the server's clock is ahead of the database's at the least, or negative behind, as far
 // as it is known, and whether it is too far.
 func (s *Store) Clock() (ahead time.Duration, wrong bool) {
@@ -55,7 +63,9 @@ func (s *Store) compare(asked, said time.Time) error {
 	defer s.mu.Unlock()
 	was := s.wrong
 	s.ahead = ahead(asked, said, now)
-	s.wrong = s.ahead.Abs() > s.o.Clock
+	if s.wrong = s.ahead.Abs() > s.o.Clock; !s.wrong {
+		s.agreed = s.setting()
+	}
 	switch {
 	case s.wrong && (!was || now.Sub(s.complained).Abs() > tellEvery):
 		s.complained = now

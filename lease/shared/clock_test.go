@@ -11,21 +11,25 @@ import (
 	"brightgid/lease/shared/memdb"
 )
 
-// clocks are a database's and those of two servers, which may be set.
+// clocks are a database's and those of two servers, which may be set, and one that nobody sets.
 type clocks struct {
 	db, a, b time.Time
+	elapsed  time.Duration
 }
 
-func (c *clocks) pass(d time.Duration) { c.db, c.a, c.b = c.db.Add(d), c.a.Add(d), c.b.Add(d) }
+func (c *clocks) pass(d time.Duration) {
+	c.db, c.a, c.b, c.elapsed = c.db.Add(d), c.a.Add(d), c.b.Add(d), c.elapsed+d
+}
 
 // clocked returns two servers of one database whose clocks are right.
 func clocked(t *testing.T) (c *clocks, a, b *shared.Store, ca, cb *memdb.Conn) {
-	c = &clocks{t0, t0, t0}
+	c = &clocks{db: t0, a: t0, b: t0}
+	elapsed := func() time.Duration { return c.elapsed }
 	db := memdb.New()
 	db.Clock = func() time.Time { return c.db }
 	ca, cb = &memdb.Conn{Database: db}, &memdb.Conn{Database: db}
-	return c, attach(t, ca, shared.Options{Name: "a", Offline: true, Now: func() time.Time { return c.a }}),
-		attach(t, cb, shared.Options{Name: "b", Now: func() time.Time { return c.b }}), ca, cb
+	return c, attach(t, ca, shared.Options{Name: "a", Offline: true, Now: func() time.Time { return c.a }, Elapsed: elapsed}),
+		attach(t, cb, shared.Options{Name: "b", Now: func() time.Time { return c.b }, Elapsed: elapsed}), ca, cb
 }
 
 // A server whose clock is too far from the database's writes nothing, whether that is found out before or only
@@ -91,7 +95,7 @@ func TestASlowDatabaseIsNotAnotherTime(t *testing.T) {
 	c, a, _, ca, _ := clocked(t)
 	ca.Fault = func() memdb.Fault { // an hour passes before the answer, and the database's clock was right at some time in it
 		c.db = c.a.Add(30 * time.Minute)
-		c.a = c.a.Add(time.Hour)
+		c.a, c.elapsed = c.a.Add(time.Hour), c.elapsed+time.Hour
 		return memdb.Answered
 	}
 	if err := apply(t, a, put(leasetest.Lease(1, t0))); err != nil {
@@ -136,6 +140,85 @@ func TestPromisesOutliveAWrongClock(t *testing.T) {
 	}
 	if units, renewals := a.Waiting(); units+renewals > 0 || a.Away() {
 		t.Errorf("%d and %d wait, away: %t", units, renewals, a.Away())
+	}
+}
+
+// What was decided by a clock that has been set since is not written, though the clock is right now.
+func TestWhatAWrongClockDecidedIsNotWritten(t *testing.T) {
+	for _, by := range []time.Duration{time.Hour, -time.Hour} {
+		c, a, b, _, _ := clocked(t)
+		l := leasetest.Lease(1, t0)
+		c.a = c.a.Add(by)
+		if err := a.Apply(put(l)); err != nil {
+			t.Fatal(err)
+		}
+		c.a = c.db
+		m := a.Mark()
+		if err := a.Flush(t.Context()); !errors.Is(err, shared.ErrClock) || !errors.Is(m.Wait(), shared.ErrClock) {
+			t.Errorf("by a clock that was %s ahead: %v, want ErrClock", by, err)
+		}
+		if _, err := b.Direct().Lease(l.Addr); !errors.Is(err, lease.ErrNotFound) {
+			t.Errorf("by a clock that was %s ahead: %v", by, err)
+		}
+		if err := apply(t, a, put(l)); err != nil {
+			t.Errorf("by the clock that is right: %v", err)
+		}
+	}
+}
+
+// While the database is away nothing is promised by a clock that has been set since they agreed.
+func TestNothingIsPromisedByAClockThatWasSet(t *testing.T) {
+	for _, by := range []time.Duration{time.Hour, -time.Hour} {
+		c, a, _, ca, _ := clocked(t)
+		l := leasetest.Lease(1, t0)
+		if err := apply(t, a, put(l)); err != nil {
+			t.Fatal(err)
+		}
+		ca.Fault = func() memdb.Fault { return memdb.NotAsked }
+		extend := func() error {
+			l.ValidUntil = l.ValidUntil.Add(time.Minute)
+			return apply(t, a, put(l))
+		}
+		if err := extend(); err != nil || !a.CutOff() {
+			t.Fatalf("it is not promised: %v", err)
+		}
+		c.a = c.a.Add(by)
+		if _, err := a.Lease(l.Addr); !errors.Is(err, shared.ErrClock) {
+			t.Errorf("set by %s: what is in memory: %v", by, err)
+		}
+		a.Mark()
+		c.a = c.a.Add(-by)
+		if err := a.Apply(put(l)); err != nil {
+			t.Fatal(err)
+		}
+		c.a = c.a.Add(by) // after it was decided
+		if err := a.Mark().Wait(); !errors.Is(err, lease.ErrAway) {
+			t.Errorf("set by %s: promised: %v", by, err)
+		}
+		c.a = c.a.Add(-by)
+		if err := extend(); err != nil {
+			t.Errorf("as it was: %v", err)
+		}
+	}
+}
+
+// A clock that was set and that the database's agrees with is right from then on, also while the database is away.
+func TestAClockThatWasSetRight(t *testing.T) {
+	c, a, _, ca, _ := clocked(t)
+	l := leasetest.Lease(1, t0)
+	if err := apply(t, a, put(l)); err != nil {
+		t.Fatal(err)
+	}
+	c.a, c.db = c.a.Add(time.Hour), c.db.Add(time.Hour)
+	if err := a.Follow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ca.Fault = func() memdb.Fault { return memdb.NotAsked }
+	for range 2 { // when it is found out, and when it is known
+		l.ValidUntil = l.ValidUntil.Add(time.Minute)
+		if err := apply(t, a, put(l)); err != nil {
+			t.Errorf("it is not promised: %v", err)
+		}
 	}
 }
 

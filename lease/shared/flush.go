@@ -83,7 +83,15 @@ func (s *Store) gather() *attempt {
 // revision that the first was decided on.
 func (s *Store) commit(a *attempt) *Commit {
 	asked := s.o.Now()
-	c := &Commit{Server: s.me.Server, Seq: a.seq, Prev: s.prev, Check: func(now time.Time) error { return s.compare(asked, now) }}
+	c := &Commit{Server: s.me.Server, Seq: a.seq, Prev: s.prev, Check: func(now time.Time) error {
+		if err := s.compare(asked, now); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(a.units, func(u *unit) bool { return !u.again && s.set(u.setting) }) {
+			return ErrClock // it was decided by another
+		}
+		return nil
+	}}
 	at := make(map[Key]int)
 	seen := make(map[netip.Addr]bool)
 	for _, u := range a.units {
@@ -347,9 +355,9 @@ func (s *Store) failed(ctx context.Context, err error) error {
 
 // promises reports whether a unit may be answered before it is written: it makes leases longer that the
 // database has. What it was decided on was written or is such a promise itself; a lease that is on its
-// way to a database which does not answer may never come to be.
+// way to a database which does not answer may never come to be. The clock is as it was when the database was asked.
 func (s *Store) promises(u *unit) bool {
-	return u.extension && s.o.Offline && !slices.ContainsFunc(u.deps, func(d *unit) bool {
+	return u.extension && s.o.Offline && !s.set(u.setting) && !s.set(s.agreed) && !slices.ContainsFunc(u.deps, func(d *unit) bool {
 		return d.failed || !d.again && !(d.answered() && d.err == nil)
 	})
 }

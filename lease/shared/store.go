@@ -44,6 +44,9 @@ type Options struct {
 	// Now is the time; nil for the system's.
 	Now func() time.Time
 
+	// Elapsed is a clock that nobody sets; nil for the system's.
+	Elapsed func() time.Duration
+
 	// Observe, if not nil, is called with leases that other servers have changed.
 	Observe func([]lease.Lease)
 
@@ -107,6 +110,7 @@ type Store struct {
 	ahead      time.Duration // see Clock
 	wrong      bool
 	complained time.Time     // about the clock, in the log
+	agreed     time.Duration // setting when the clock was the database's last
 	deferred   map[Key]*unit // renewals that were promised while the database was away
 	rev, seq   int64
 	prev       int64 // the last commit that was written
@@ -134,9 +138,10 @@ type pendingRow struct {
 type unit struct {
 	rows      []Row
 	changed   []netip.Addr
-	deps      []*unit // that it has read from
-	extension bool    // it only extends leases that are known
-	again     bool    // it is such an extension that was promised already
+	deps      []*unit       // that it has read from
+	setting   time.Duration // of the clock that it was decided by
+	extension bool          // it only extends leases that are known
+	again     bool          // it is such an extension that was promised already
 
 	failed bool // nothing of it is or will be written
 	err    error
@@ -207,6 +212,10 @@ func New(ctx context.Context, db DB, o Options) (*Store, error) {
 	if o.Clock == 0 {
 		o.Clock = DefaultClock
 	}
+	if o.Elapsed == nil {
+		start := time.Now()
+		o.Elapsed = func() time.Duration { return time.Since(start) }
+	}
 	me, err := db.Attach(ctx, o.Name, o.Keys)
 	if err != nil {
 		return nil, err
@@ -222,6 +231,7 @@ func New(ctx context.Context, db DB, o Options) (*Store, error) {
 	if s.seen == nil {
 		s.seen = make(map[int]int64)
 	}
+	s.agreed = s.setting()
 	s.registered.Store(me.Registered)
 	s.lengths.Store(&me.Lengths)
 	return s, nil
@@ -270,7 +280,7 @@ func (s *Store) ask(f func(context.Context) error) error {
 // row returns a row as the message sees it. A guess is that there is none, if that must be asked.
 func (s *Store) row(k Key, guess bool) (entry, error) {
 	s.mu.Lock()
-	if s.wrong {
+	if s.wrong || s.away && s.set(s.agreed) {
 		s.mu.Unlock()
 		return entry{}, ErrClock
 	}
@@ -457,7 +467,7 @@ func (s *Store) Account(n uint64, p idcodec.Prefix) (lease.Account, error) {
 // put adds a row to the message's changes. The caller holds mu and has read the row.
 func (s *Store) put(k Key, value []byte, was int64) {
 	if s.open == nil {
-		s.open = &unit{done: make(chan struct{})}
+		s.open = &unit{done: make(chan struct{}), setting: s.setting()}
 	}
 	s.rev++
 	s.open.rows = append(s.open.rows, Row{Key: k, Value: value, Rev: s.rev, Was: was})
