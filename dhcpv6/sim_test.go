@@ -156,9 +156,10 @@ type simReply struct {
 	at      time.Time
 }
 
+// newSim makes one that begins at noon or, by seeds that are odd, in the evening, so that another epoch begins.
 func newSim(t *testing.T, o simOptions) *sim {
 	t.Helper()
-	s := &sim{t: t, o: o, rng: rand.New(rand.NewPCG(o.seed, 1)), now: noon, trace: sha256.New(), db: memdb.New(),
+	s := &sim{t: t, o: o, rng: rand.New(rand.NewPCG(o.seed, 1)), now: noon.Add(time.Duration(o.seed%2) * (11*time.Hour + 40*time.Minute)), trace: sha256.New(), db: memdb.New(),
 		owner: make(map[netip.Addr]string), held: make(map[netip.Prefix]simHolding), count: make(map[string]int)}
 	s.db.Clock = func() time.Time { return s.now }
 	var err error

@@ -828,7 +828,7 @@ func (a *Allocator) Register(now time.Time, r *Request, addr netip.Addr, preferr
 		return err
 	}
 	mine := known && old.State == Registered && old.Subscriber == r.Subscriber
-	if known && !mine && now.Before(old.ValidUntil) && old.State != Released {
+	if known && !mine && old.Holds(now.Add(-a.apart)) {
 		return ErrTaken
 	}
 	live := mine && old.Live(now)

@@ -498,6 +498,29 @@ func TestRotate(t *testing.T) {
 	}
 }
 
+// Where clocks may differ, an address of a client's own making is another subscriber's only when it has run out by all
+// of them, and its own subscriber's at any time.
+func TestARegisteredAddressWaitsForAllClocks(t *testing.T) {
+	const apart = 10 * time.Second
+	own := prefixA.Addr(0xabcd010203040506)
+	mine, other := request(0, 1, 7, prefixA), request(1, 2, 7, prefixA)
+	end := noon.Add(time.Hour)
+	for _, c := range []struct {
+		who   *lease.Request
+		after time.Duration
+		want  error
+	}{{other, -time.Second, lease.ErrTaken}, {other, 0, lease.ErrTaken}, {other, apart - time.Second, lease.ErrTaken}, {other, apart, nil}, {mine, time.Second, nil}} {
+		b := newBench(t, policy)
+		b.Apart(apart)
+		if err := b.Register(noon, mine, own, time.Hour, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Register(end.Add(c.after), c.who, own, time.Hour, time.Hour); !errors.Is(err, c.want) {
+			t.Errorf("subscriber %d, %s after the end: %v, want %v", c.who.Subscriber, c.after, err, c.want)
+		}
+	}
+}
+
 // An address of a client's own making: registered, refreshed, of another epoch, ended; and
 // never anybody else's meanwhile, nor leased by the allocator.
 func TestRegister(t *testing.T) {

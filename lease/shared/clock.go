@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// Servers that share a database must have one time. Where a lease ends by one's clock and holds by another's,
-// the other may have told a client of it whose prefix the first gives to the next; and a lease whose times are
-// wrong names the wrong subscriber for some time. The database's clock is the one that all can ask. A server whose
-// clock is another answers no clients, as if the database were away, until they agree.
+// Servers that share a database must have one time: a prefix that has run out by one server's clock, which gives it to
+// the next subscriber, holds by another's, which has told its client so; and who traces it later by times that are
+// wrong finds the wrong one. The database's clock is the one that all can ask. A server whose clock is another answers no
+// clients, as if the database were away, until they agree.
 
 // DefaultClock is how far a server's clock may be from the database's if nothing else is said: much more than NTP leaves,
-// and less than a client needs to take a prefix that runs out for one that holds.
+// and so little that nobody misses a prefix which rests for twice as long before it is somebody else's.
 const DefaultClock = 5 * time.Second
 
 // clockEvery is how often the database is asked what time it is, besides in each commit.
