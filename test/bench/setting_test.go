@@ -8,9 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 const settingEnv = "GID_BENCH_SETTING"
@@ -37,7 +36,7 @@ func TestSettingsAreRestored(t *testing.T) {
 		t.Error(err)
 	}
 	is("1\n")
-	for _, s := range []unix.Signal{unix.SIGINT, unix.SIGTERM} {
+	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		c := exec.Command(os.Args[0], "-test.run=^TestSettingsAreRestored$")
 		c.Env = append(os.Environ(), settingEnv+"="+path, pinnedEnv+"="+t.TempDir())
 		out, err := c.StdoutPipe()
@@ -55,7 +54,7 @@ func TestSettingsAreRestored(t *testing.T) {
 			t.Error(err)
 		}
 		_ = c.Wait()
-		if state, ok := c.ProcessState.Sys().(unix.WaitStatus); !ok || state.Signal() != s {
+		if state, ok := c.ProcessState.Sys().(syscall.WaitStatus); !ok || state.Signal() != s {
 			t.Errorf("it ended by %s, want %s", c.ProcessState, s)
 		}
 		is("1\n")
