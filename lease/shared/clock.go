@@ -48,7 +48,7 @@ func (s *Store) Clock() (ahead time.Duration, wrong bool) {
 
 // CompareClock asks the database what time it is, and returns ErrClock where the server's clock is too far from that.
 func (s *Store) CompareClock(ctx context.Context) error {
-	asked := s.o.Now()
+	asked := s.look()
 	said, err := s.db.Now(ctx)
 	if err != nil {
 		return s.failed(ctx, err)
@@ -56,13 +56,29 @@ func (s *Store) CompareClock(ctx context.Context) error {
 	return s.compare(asked, said)
 }
 
-// compare takes notice of what the database said was its time, and returns ErrClock where the server's is too far from it.
-func (s *Store) compare(asked, said time.Time) error {
+// moment is what the server's clocks say at one: the one that may be set, and the one that nobody sets.
+type moment struct {
+	time    time.Time
+	elapsed time.Duration
+}
+
+func (s *Store) look() moment { return moment{s.o.Now(), s.o.Elapsed()} }
+
+// compare takes notice of what the database said was its time when it was asked, unless it was asked later already, and
+// returns ErrClock where the server's is too far from it.
+func (s *Store) compare(asked moment, said time.Time) error {
 	now := s.o.Now()
+	d := ahead(asked.time, said, now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if asked.elapsed < s.asked {
+		if s.wrong || d.Abs() > s.o.Clock {
+			return ErrClock
+		}
+		return nil
+	}
 	was := s.wrong
-	s.ahead = ahead(asked, said, now)
+	s.ahead, s.asked = d, asked.elapsed
 	if s.wrong = s.ahead.Abs() > s.o.Clock; !s.wrong {
 		s.agreed = s.setting()
 	}

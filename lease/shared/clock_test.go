@@ -222,6 +222,31 @@ func TestAClockThatWasSetRight(t *testing.T) {
 	}
 }
 
+// The answer to an earlier question that comes after that to a later one changes nothing.
+func TestAnOldAnswerIsNotTheTime(t *testing.T) {
+	c, a, _, ca, _ := clocked(t)
+	if err := a.Apply(put(leasetest.Lease(1, t0))); err != nil {
+		t.Fatal(err)
+	}
+	m := a.Mark()
+	ca.Fault = func() memdb.Fault { // of what Follow asks first: meanwhile a commit learns that the clock is wrong
+		ca.Fault = nil
+		c.pass(time.Millisecond)
+		c.db = c.db.Add(time.Hour)
+		if err := a.Flush(t.Context()); !errors.Is(err, shared.ErrClock) || !errors.Is(m.Wait(), shared.ErrClock) {
+			t.Errorf("the commit: %v, want ErrClock", err)
+		}
+		c.db = c.db.Add(-time.Hour)
+		return memdb.Answered
+	}
+	if err := a.Follow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if ahead, wrong := a.Clock(); !wrong || ahead != -time.Hour {
+		t.Errorf("the clock is %s ahead, wrong: %t; want what the commit learned", ahead, wrong)
+	}
+}
+
 // A server that runs finds out by itself that its clock is wrong, and that it is right again.
 func TestAClockIsLookedAt(t *testing.T) {
 	c, a, _, _, _ := clocked(t)

@@ -82,7 +82,7 @@ func (s *Store) gather() *attempt {
 // commit is what an attempt writes: of each row what the last unit makes of it, on the
 // revision that the first was decided on.
 func (s *Store) commit(a *attempt) *Commit {
-	asked := s.o.Now()
+	asked := s.look()
 	c := &Commit{Server: s.me.Server, Seq: a.seq, Prev: s.prev, Check: func(now time.Time) error {
 		if err := s.compare(asked, now); err != nil {
 			return err

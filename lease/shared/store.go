@@ -111,6 +111,7 @@ type Store struct {
 	wrong      bool
 	complained time.Time     // about the clock, in the log
 	agreed     time.Duration // setting when the clock was the database's last
+	asked      time.Duration // elapsed when the database was asked what ahead and wrong are from
 	deferred   map[Key]*unit // renewals that were promised while the database was away
 	rev, seq   int64
 	prev       int64 // the last commit that was written
