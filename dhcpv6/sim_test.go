@@ -381,8 +381,8 @@ func (s *sim) promised(v *simServer, r simReply) {
 	}
 	for _, g := range simGranted(m) {
 		s.note("reply", v.name, r.to.n, g.Prefix)
-		if g.valid == 0 || s.o.offline {
-			continue // offline, what is promised may be stored later
+		if g.valid == 0 || s.o.offline && g.Bits() == 128 {
+			continue // offline, what is promised of an address may be stored later
 		}
 		addr := g.Addr()
 		l, err := (&memdb.Conn{Database: s.db}).Get(context.Background(), []shared.Key{shared.LeaseKey(addr)})

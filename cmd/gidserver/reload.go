@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math"
 	"net/http"
 	"net/netip"
 	"os"
@@ -537,7 +538,11 @@ func (v *statusView) print(w io.Writer) error {
 		state := "answers"
 		switch {
 		case d.ClockWrong:
-			state = fmt.Sprintf("HAS ANOTHER TIME (this server's clock is %.1f s ahead): clients get no answers", d.ClockAhead)
+			where := "ahead"
+			if d.ClockAhead < 0 {
+				where = "behind"
+			}
+			state = fmt.Sprintf("HAS ANOTHER TIME (this server's clock is %.1f s %s): clients get no answers", math.Abs(d.ClockAhead), where)
 		case d.Away:
 			state = "IS AWAY: new leases wait"
 		}

@@ -91,6 +91,8 @@ func TestErrorsNameFileLineAndKey(t *testing.T) {
 		"a pool without a prefix": {`prefix = "2001:db8:4000::/36"`, ``, `f.toml:24: link[1].delegate[0].prefix`},
 		"always sent by no name":  {`dns = ["2001:db8::53"]`, `always-send = ["sol-max-rt", "zzz"]`, `f.toml:6: dhcpv6.always-send: zzz: unknown option`},
 		"a late threshold":        {`valid = "1h"`, "valid = \"1h\"\ncache-threshold = 0.5", `f.toml:11: lease.cache-threshold: 0.5: want 0 to less than 0.5`},
+		"a clock of any time":     {`[auth]`, "[database]\nmax-clock-difference = \"61s\"\n[auth]", `f.toml:31: database.max-clock-difference: 1m1s: want 1s to 60s`},
+		"a clock of no time":      {`[auth]`, "[database]\nmax-clock-difference = \"0s\"\n[auth]", `f.toml:31: database.max-clock-difference: 0s: want 1s to 60s`},
 		"a listener without port": {`[auth]`, "[metrics]\nlisten = \"::1\"\n[auth]", `f.toml:31: metrics.listen`},
 	} {
 		text := strings.Replace(good, c.old, c.new, 1)

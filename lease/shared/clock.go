@@ -48,6 +48,8 @@ func (s *Store) Clock() (ahead time.Duration, wrong bool) {
 
 // CompareClock asks the database what time it is, and returns ErrClock where the server's clock is too far from that.
 func (s *Store) CompareClock(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
+	defer cancel()
 	asked := s.look()
 	said, err := s.db.Now(ctx)
 	if err != nil {
